@@ -1,0 +1,114 @@
+"""The in-memory batch loaders: order from (seed, epoch), shard by rank, resumable inside an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logreg_lightning.datasets import Images
+
+LOG_EVERY = 50
+"""Optimiser steps between two points of a training curve and between two saves: a call never crosses one."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+
+class TrainLoader:
+    """What one `training_step` takes: the mini-batches of several optimiser steps, with their sizes over all ranks.
+
+    The order of an epoch is a permutation drawn from (seed, epoch), nothing else, so any epoch can be entered anywhere.
+    A mini-batch is the global one; rank r of w takes its images r, r + w, ... and so every image counts once.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        indices: Tensor,
+        batch_size: int,
+        steps_per_call: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images = images
+        self.indices = indices
+        self.batch_size = batch_size
+        self.steps_per_call = steps_per_call
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.done = 0
+        self.resume_at: tuple[int, int] | None = None
+
+    @property
+    def sampler(self) -> TrainLoader:
+        """Lightning tells only a loader's `.sampler` which epoch begins."""
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in an epoch; the last mini-batch may be smaller, as with `DataLoader`."""
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def calls(self) -> list[tuple[int, int]]:
+        """First step and the one after the last, in the epoch, of each `training_step` call."""
+        starts = [
+            start
+            for point in range(0, self.steps, LOG_EVERY)
+            for start in range(point, min(point + LOG_EVERY, self.steps), self.steps_per_call)
+        ]
+        return list(zip(starts, [*starts[1:], self.steps], strict=True))
+
+    def __len__(self) -> int:
+        return len(self.calls())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def order(self, epoch: int) -> Tensor:
+        """Indices into the images, int64 (N,), as the epoch goes through them."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return self.indices[torch.randperm(len(self.indices), generator=generator)]
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
+        # A generator: Lightning asks for an iterator twice before it takes the first batch.
+        first = self.resume_at[1] if self.resume_at is not None and self.resume_at[0] == self.epoch else 0
+        self.resume_at = None
+        batches = torch.split(self.order(self.epoch), self.batch_size)
+        for start, stop in self.calls():
+            if start >= first:
+                self.done = stop
+                yield [self._shard(batch) for batch in batches[start:stop]]
+
+    def _shard(self, batch: Tensor) -> tuple[Tensor, Tensor, int]:
+        mine = batch[self.rank :: self.world_size] if self.world_size > 1 else batch
+        return self.images.pixels[mine], self.images.labels[mine], len(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "step": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.resume_at = (state["epoch"], state["step"])
+
+
+class EvalLoader:
+    """Batches in the data's own order; rank r of w takes batches r, r + w, ..., so that every image counts once."""
+
+    def __init__(
+        self, images: Images, indices: Tensor | None, rank: int = 0, world_size: int = 1, batch_size: int = 2000
+    ) -> None:
+        self.images = images
+        every = torch.arange(len(images)) if indices is None else indices
+        self.batches = torch.split(every[rank::world_size], batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for mine in self.batches:
+            yield self.images.pixels[mine], self.images.labels[mine]

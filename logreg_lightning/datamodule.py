@@ -1,0 +1,129 @@
+"""ImageDataModule: download, split, loaders."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from logreg_lightning import datasets
+from logreg_lightning.batches import LOG_EVERY, EvalLoader, TrainLoader
+from logreg_lightning.datasets import Dataset
+from logreg_lightning.errors import InputError
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Owns the images: fetches them, splits them once, and hands out batches.
+
+    Args:
+        dataset: auto (MNIST where it is on disk or can be downloaded, else digits), mnist, fashion-mnist, kmnist,
+            qmnist, or digits (the 1,797 8x8 digits inside scikit-learn, no network).
+        root: Folder that the data sets' files are in or are downloaded to.
+        batch_size: Images in one optimiser step, over all processes together.
+        val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
+            0 trains on all of them and watches the test set instead, as the tutorial does.
+        val_seed: Seed of that split; the training seed does not touch it.
+        steps_per_execution: Optimiser steps that one call of training_step runs: it changes speed, never a result. A
+            call ends at every 50th step of an epoch in any case, where curves are drawn and the run is saved.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "auto",
+        root: str = "data",
+        batch_size: int = 200,
+        val_size: float = 0.1,
+        val_seed: int = 0,
+        steps_per_execution: int = 50,
+    ) -> None:
+        super().__init__()
+        if dataset != "auto" and dataset not in datasets.NAMES:
+            raise InputError(f"--data.dataset {dataset} is not known; it is one of auto, {', '.join(datasets.NAMES)}")
+        for name, value in (("batch_size", batch_size), ("steps_per_execution", steps_per_execution)):
+            if value < 1:
+                raise InputError(f"--data.{name} must be at least 1, not {value}")
+        if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
+            raise InputError(f"--data.val_size must be a share below 1 or a whole number of images, not {val_size}")
+        self.save_hyperparameters()
+        self.dataset, self.root = dataset, Path(root)
+        self.batch_size, self.val_size, self.val_seed = batch_size, val_size, val_seed
+        self.steps_per_execution = steps_per_execution
+        self.seed = 0
+        self.stops: tuple[int, ...] = ()  # optimiser steps, and their multiples, at which a call must end
+        self._loaded: Dataset | None = None
+
+    def prepare_data(self) -> None:
+        """Fetches the files, once a node. Which data set `auto` became is in `dataset` afterwards."""
+        if self.dataset == "auto":
+            try:
+                datasets.prepare("mnist", self.root)
+                self.dataset = "mnist"
+            except InputError as error:
+                rank_zero_only(print)(
+                    f"\n*** MNIST IS NOT TO BE HAD HERE: TRAINING ON THE 8x8 DIGITS OF SCIKIT-LEARN ***\n({error})\n"
+                )
+                self.dataset = "digits"
+        datasets.prepare(self.dataset, self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the images and cuts the validation set; the second call does nothing."""
+        if self._loaded is not None:
+            return
+        data = datasets.load(self.dataset, self.root)
+        total = len(data.train)
+        held_out = round(total * self.val_size) if self.val_size < 1 else int(self.val_size)
+        if held_out >= total:
+            raise InputError(f"--data.val_size {self.val_size} leaves none of the {total} training images to train on")
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.val_seed))
+        self.val_indices, self.train_indices = order[:held_out].sort().values, order[held_out:].sort().values
+        self._loaded = data
+
+    @property
+    def data(self) -> Dataset:
+        """The loaded data set; `setup` must have been called."""
+        assert self._loaded is not None, "call prepare_data() and setup() first"
+        return self._loaded
+
+    def describe(self) -> str:
+        """Name and sizes in one line."""
+        watched = (
+            f"{len(self.val_indices):,} validation"
+            if len(self.val_indices)
+            else "no validation images: the test set is watched during training, so its figures are not unseen"
+        )
+        return f"{self.dataset}: {len(self.train_indices):,} training, {len(self.data.test):,} test, {watched}"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return math.ceil(len(self.train_indices) / self.batch_size)
+
+    @property
+    def steps_per_call(self) -> int:
+        """Optimiser steps a call: the largest that reaches every step at which something is due."""
+        if not self.stops:
+            return min(self.steps_per_execution, LOG_EVERY)
+        common = math.gcd(LOG_EVERY, self.steps_per_epoch, *self.stops)
+        return max(n for n in range(1, common + 1) if common % n == 0 and n <= self.steps_per_execution)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def train_dataloader(self) -> TrainLoader:
+        return TrainLoader(
+            self.data.train, self.train_indices, self.batch_size, self.steps_per_call, self.seed, *self._place()
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        if not len(self.val_indices):
+            return self.test_dataloader()
+        return EvalLoader(self.data.train, self.val_indices, *self._place())
+
+    def test_dataloader(self) -> EvalLoader:
+        return EvalLoader(self.data.test, None, *self._place())

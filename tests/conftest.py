@@ -1,0 +1,71 @@
+"""Data that every test may use: a small MNIST made here, and the real one where MNIST_FILES names its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.summary.writer import event_file_writer
+
+from logreg_lightning import cli
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def idx(values: np.ndarray) -> bytes:
+    """Unsigned bytes in the IDX format."""
+    return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.astype(np.uint8).tobytes()
+
+
+def small_mnist(train: int = 600, test: int = 100) -> dict[str, bytes]:
+    """The four files of a data set in MNIST's shape; the label is written into the image, so it can be learnt."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for images, labels, count in ((NAMES[0], NAMES[1], train), (NAMES[2], NAMES[3], test)):
+        targets = rng.integers(0, 10, count)
+        pixels = rng.integers(0, 100, (count, 28, 28))
+        pixels[np.arange(count), targets * 2] = 255
+        files[images], files[labels] = idx(pixels), idx(targets)
+    return files
+
+
+@pytest.fixture(scope="session", autouse=True)
+def event_files_sort() -> None:
+    """TensorBoard orders a second's event files of one process by a running number, as text: give all four digits."""
+    event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with a small MNIST in data/ and the project's configs/."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in small_mnist().items():
+        (raw / name).write_bytes(content)
+    shutil.copytree(Path(__file__).parents[1] / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def real_mnist(workdir: Path) -> Path:
+    """A current folder with the real MNIST in data/."""
+    source = os.environ.get("MNIST_FILES")
+    if source is None:
+        pytest.skip("MNIST_FILES does not name a folder with the four .gz files of the real MNIST")
+    raw = workdir / "data" / "MNIST" / "raw"
+    for file in raw.iterdir():
+        file.unlink()
+    for name in NAMES:
+        shutil.copyfile(Path(source) / f"{name}.gz", raw / f"{name}.gz")
+    return workdir
+
+
+def fit(*flags: str) -> Path:
+    """Runs `fit.py` with these flags in this process and returns the newest run's folder."""
+    cli.main(list(flags))
+    runs = Path("lightning_logs").glob("version_*")
+    return max(runs, key=lambda run: int(run.name.split("_")[1]))

@@ -1,0 +1,91 @@
+"""A run that dies right after a save, wherever that was, ends as if it had not died."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from logreg_lightning.checkpoints import Saver, WholeFiles
+
+EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
+INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def state(run: Path, name: str = "last.ckpt") -> object:
+    content = torch.load(run / "checkpoints" / name, weights_only=True)
+    kept = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
+    best = content["callbacks"]["Saver"]["best"]
+    return {key: str(content[key]) for key in kept} | {"best": best}
+
+
+def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    save, count = Saver._save, 0
+
+    def save_then_die(self: Saver, trainer: object, name: str) -> None:
+        nonlocal count
+        save(self, trainer, name)  # type: ignore[arg-type]
+        count += 1
+        if count == number:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(Saver, "_save", save_then_die)
+
+
+@pytest.mark.parametrize("flags", [EPOCHS, INTERVAL], ids=["epochs", "interval"])
+def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    whole = fit(*flags)
+    expected = curves(whole)
+    steps = [step for step, _ in expected["train/loss"]]
+    assert steps == sorted(set(steps))
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 50
+    saves = 0
+    while True:
+        saves += 1
+        with monkeypatch.context() as patch:
+            die_at_save(patch, saves)
+            try:
+                run = fit(*flags)
+            except SystemExit:
+                pass
+            else:
+                break
+        if saves == 1 and flags is INTERVAL:  # best.ckpt only: the run never reached its first last.ckpt
+            with pytest.raises(SystemExit, match="2"):
+                fit("--resume", "last")
+            continue
+        run = fit("--resume", "last")
+        assert curves(run) == expected, f"died at save {saves}"
+        assert state(run) == state(whole), f"died at save {saves}"
+        assert state(run, "best.ckpt") == state(whole, "best.ckpt"), f"died at save {saves}"
+    assert saves > 8
+
+
+def test_two_epochs_then_four_equal_four_at_once(workdir: Path) -> None:
+    flags = ["--data.dataset", "mnist", "--data.batch_size", "4", "--model.schedule", "constant"]
+    whole = fit(*flags, "--max_epochs", "4")
+    fit(*flags, "--max_epochs", "2")
+    run = fit("--resume", "last", "--max_epochs", "4")
+    assert state(run) == state(whole)
+    assert curves(run)["val/accuracy"] == curves(whole)["val/accuracy"]
+    assert curves(run)["train/loss"] == curves(whole)["train/loss"]
+
+
+def test_a_failed_write_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "last.ckpt"
+    WholeFiles().save_checkpoint({"step": 1}, target)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        WholeFiles().save_checkpoint({"step": 2}, target)
+    assert torch.load(target, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,123 @@
+"""Files become images and labels, or one sentence; the download is a real one, from a server on loopback."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import NAMES, idx, small_mnist
+from torchvision.datasets import MNIST
+
+from logreg_lightning import datasets
+from logreg_lightning.errors import InputError
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture
+def mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """Folders of two mirrors with whole files; a third mirror, the first one asked, is dead."""
+    files = {f"{name}.gz": gzip.compress(content) for name, content in small_mnist().items()}
+    servers, folders = [], (tmp_path / "one", tmp_path / "two")
+    for folder in folders:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        handler = functools.partial(_Quiet, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+    dead = http.server.HTTPServer(("127.0.0.1", 0), _Quiet)
+    dead.server_close()
+    urls = [f"http://127.0.0.1:{server.server_address[1]}/" for server in (dead, *servers)]
+    monkeypatch.setattr(MNIST, "mirrors", urls)
+    monkeypatch.setattr(MNIST, "resources", [(f"{n}.gz", hashlib.md5(files[f"{n}.gz"]).hexdigest()) for n in NAMES])
+    yield folders
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_download_goes_past_a_dead_mirror_and_a_wrong_byte(mirrors: tuple[Path, Path], tmp_path: Path) -> None:
+    damaged = mirrors[0] / f"{NAMES[1]}.gz"
+    content = bytearray(damaged.read_bytes())
+    content[20] ^= 1
+    damaged.write_bytes(content)
+    datasets.prepare("mnist", tmp_path / "data")
+    raw = tmp_path / "data/MNIST/raw"
+    assert {name: (raw / name).read_bytes() for name in NAMES} == small_mnist()
+    loaded = datasets.load("mnist", tmp_path / "data")
+    expected = MNIST(tmp_path / "data", train=True)  # torchvision's own reader is the oracle
+    assert torch.equal(loaded.train.pixels[:, 0], expected.data)
+    assert torch.equal(loaded.train.labels, expected.targets)
+    assert (len(loaded.test), loaded.image_shape) == (100, (1, 28, 28))
+
+
+def test_download_that_fails_everywhere_leaves_nothing(mirrors: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in mirrors:
+        (folder / f"{NAMES[3]}.gz").write_bytes(b"not the file")
+    with pytest.raises(InputError, match=r"mnist cannot be downloaded.*Put its files.*--data.dataset digits"):
+        datasets.prepare("mnist", tmp_path / "data")
+    assert list((tmp_path / "data/MNIST/raw").iterdir()) == []
+
+
+def test_files_put_by_hand_need_no_network(
+    mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors[:1])
+    raw = tmp_path / "data/MNIST/raw"
+    raw.mkdir(parents=True)
+    for file in mirrors[0].iterdir():
+        (raw / file.name).write_bytes(file.read_bytes())
+    datasets.prepare("mnist", tmp_path / "data")
+    assert {name: (raw / name).read_bytes() for name in NAMES} == small_mnist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x89PNG\r\n", "not an IDX file"),
+        (idx(np.zeros((2, 3, 3)))[:9], "cut short inside its header"),
+        (idx(np.zeros((2, 3, 3)))[:-1], "33 bytes where its header promises 34"),
+        (idx(np.zeros((2, 3, 3))) + b"x", "35 bytes where its header promises 34"),
+        (b"\0\0\x0d\x03" + idx(np.zeros((2, 3, 3)))[4:], "type 0x0d"),
+        (idx(np.zeros((0, 3, 3))), "no values"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "images"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        datasets.read_idx(file)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(np.zeros(599), "600 images but .* 599 labels"), (np.full(600, 10), "label 10, not one of 0 to 9")],
+)
+def test_labels_that_do_not_fit_are_refused(workdir: Path, labels: np.ndarray, message: str) -> None:
+    (workdir / "data/MNIST/raw" / NAMES[1]).write_bytes(idx(labels))
+    with pytest.raises(InputError, match=message):
+        datasets.load("mnist", workdir / "data")
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    data = datasets.load("digits", Path("nowhere"))
+    assert len(data.train) + len(data.test) == 1797
+    everything = torch.cat([data.train.pixels, data.test.pixels]).flatten(1)
+    expected = torch.from_numpy(load_digits().data).mul(255 / 16).round()
+    assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, expected.tolist()))

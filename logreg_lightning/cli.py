@@ -190,8 +190,8 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
         **every,
     )
     if state is None:
-        flat = {k: v for k, v in vars(settings.as_flat()).items() if k != "config"}
-        runs.write_hparams(logger, {**flat, "data.dataset": data.dataset})
+        names = ("max_epochs", "seed", "data.batch_size", "data.val_size", *(f"model.{name}" for name in vars(settings.model)))
+        runs.write_hparams(logger, {"data.dataset": data.dataset, **{name: settings[name] for name in names}})
     trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     # 4. The final weights on the test set.

@@ -190,7 +190,13 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
         **every,
     )
     if state is None:
-        names = ("max_epochs", "seed", "data.batch_size", "data.val_size", *(f"model.{name}" for name in vars(settings.model)))
+        names = (
+            "max_epochs",
+            "seed",
+            "data.batch_size",
+            "data.val_size",
+            *(f"model.{name}" for name in vars(settings.model)),
+        )
         runs.write_hparams(logger, {"data.dataset": data.dataset, **{name: settings[name] for name in names}})
     trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 

@@ -22,12 +22,14 @@ class StepBar(TQDMProgressBar):
         return bar
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        self.train_progress_bar.reset(total=cast(TrainLoader, trainer.train_dataloader).steps)
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.total = cast(TrainLoader, trainer.train_dataloader).steps
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.train_progress_bar.n = cast(TrainLoader, trainer.train_dataloader).done
-        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+        bar = self.train_progress_bar
+        bar.update(cast(TrainLoader, trainer.train_dataloader).done - bar.n)
+        bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

@@ -36,8 +36,8 @@ class WholeFiles(TorchCheckpointIO):
 class Saver(L.Callback):
     """Keeps `last.ckpt`, at most 50 optimiser steps old, and `best.ckpt`, by `val/accuracy`, and counts the seconds.
 
-    Lightning resumes exactly from a save after a batch where no validation follows, from one at a validation's end,
-    and from one at the end of training; nothing is saved anywhere else.
+    Lightning resumes exactly from a save after a batch where no validation follows and from one at a validation's
+    end; nothing is saved anywhere else. (At the end of training it takes an epoch that --max_steps cut as whole.)
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,9 +70,8 @@ class Saver(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loader = cast(TrainLoader, trainer.train_dataloader)
-        if (loader.done % LOG_EVERY == 0 or loader.done == loader.steps) and not self._validation_follows(
-            trainer, batch_idx
-        ):
+        due = loader.done % LOG_EVERY == 0 or loader.done == loader.steps or trainer.global_step == trainer.max_steps
+        if due and not self._validation_follows(trainer, batch_idx):
             self._save(trainer, "last.ckpt")
 
     @staticmethod
@@ -93,7 +92,6 @@ class Saver(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds, self._since = self.fit_seconds, 0.0
-        self._save(trainer, "last.ckpt")
 
 
 def read(path: Path) -> dict[str, Any]:

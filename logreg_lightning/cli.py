@@ -21,7 +21,7 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
 
-_MAY_CHANGE = {"resume", "max_epochs", "accelerator", "devices", "num_nodes", "strategy", "data.root"}
+_MAY_CHANGE = {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "data.root"}
 
 
 def trainer_settings(
@@ -148,38 +148,40 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
     _trainer(settings, logger=False)
     data.prepare_data()
     data.setup()
+    interval = settings.val_check_interval
+    data.seed = settings.seed
+    data.stops = tuple(n for n in (interval, settings.max_steps) if n is not None and n != -1)
     channels, height, width = data.data.image_shape
     inputs, classes = channels * height * width, len(data.data.classes)
     if state is not None:
-        done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         shape = tuple(state["state_dict"]["linear.weight"].shape)
         if shape != (classes, inputs):
             raise InputError(f"{checkpoint} was trained on other data: {shape} weights, not {(classes, inputs)}")
-        if (
-            done >= settings.max_epochs
-            and (runs_results := folder and folder / "results.json")
-            and runs_results.exists()
-        ):
+        flag = "max_steps" if 0 < settings.max_steps <= state["global_step"] else "max_epochs"
+        done = flag == "max_steps" or state["global_step"] >= settings.max_epochs * data.steps_per_epoch
+        if done and runs.has_results(folder):
             say(
-                f"{folder} is finished: {done} epochs. To train on: "
-                f"python scripts/fit.py --resume {folder} --max_epochs {2 * done}"
+                f"{folder} is finished: {state['global_step']} steps. To train on: "
+                f"python scripts/fit.py --resume {folder} --{flag} {2 * settings[flag]}"
             )
             return
+        before = state["ImageDataModule"]["steps_per_call"]
+        if data.steps_per_call != before:
+            raise InputError(
+                f"--max_steps {settings.max_steps} cannot be met by {folder}: choose a multiple of {before}"
+            )
     say(data.describe())
 
     # 2. The run's folder, and in it what would repeat the run.
     logger = runs.logger(folder, state["global_step"] if state else 0)
     run = Path(logger.log_dir)
     settings = settings.clone()
-    settings.resume = None
+    settings.resume, settings.data.dataset = None, data.dataset
     runs.write_whole(run / "config.yaml", str(parser.dump(settings)))
 
     # 3. Training.
     L.seed_everything(settings.seed, verbose=False)
     model = LogisticRegression(inputs, classes, **settings.model)
-    interval = settings.val_check_interval
-    data.seed = settings.seed
-    data.stops = tuple(n for n in (interval, settings.max_steps) if n is not None and n != -1)
     saver = checkpoints.Saver(run)
     every = {"check_val_every_n_epoch": None, "val_check_interval": interval // data.steps_per_call} if interval else {}
     trainer = _trainer(
@@ -218,9 +220,10 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
     runs.write_whole(run / "results.json", text)
     shown = {**metrics, "steps": json.loads(text)["steps"], "fit_seconds": round(saver.fit_seconds, 2)}
     say("\n" + "\n".join(f"  {name:<24}{value:>10.4g}" for name, value in shown.items()))
+    flag = "max_epochs" if settings.max_steps == -1 else "max_steps"
     say(
         f"\nRun:          {run}\nCurves:       tensorboard --logdir {run.parent}\n"
-        f"Train on:     python scripts/fit.py --resume {run} --max_epochs {2 * settings.max_epochs}"
+        f"Train on:     python scripts/fit.py --resume {run} --{flag} {2 * settings[flag]}"
     )
 
 

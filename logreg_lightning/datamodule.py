@@ -112,6 +112,10 @@ class ImageDataModule(L.LightningDataModule):
         common = math.gcd(LOG_EVERY, self.steps_per_epoch, *self.stops)
         return max(n for n in range(1, common + 1) if common % n == 0 and n <= self.steps_per_execution)
 
+    def state_dict(self) -> dict[str, int]:
+        """Lightning counts calls: a run can be resumed only with calls of the same length."""
+        return {"steps_per_call": self.steps_per_call}
+
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 

@@ -105,7 +105,7 @@ class LogisticRegression(L.LightningModule):
             self.pending.append(torch.stack([share.double(), right.double()]))
             self.pending_images += global_size
         last = batch_idx + 1 == self.trainer.num_training_batches
-        if last or len(self.pending) == LOG_EVERY:
+        if last or len(self.pending) == LOG_EVERY or self.global_step == self.trainer.max_steps:
             self._draw_training_curve()
 
     def _draw_training_curve(self) -> None:

@@ -39,6 +39,11 @@ def find(resume: str) -> tuple[Path, Path]:
     return folder, checkpoint
 
 
+def has_results(folder: Path | None) -> bool:
+    """Whether the run in `folder` once came to its end."""
+    return folder is not None and (folder / "results.json").is_file()
+
+
 def logger(folder: Path | None, step: int) -> TensorBoardLogger:
     """The TensorBoard logger of a new run, or of the run in `folder`, whose points after `step` are taken back."""
     if folder is None:

@@ -162,7 +162,7 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
         if done and runs.has_results(folder):
             say(
                 f"{folder} is finished: {state['global_step']} steps. To train on: "
-                f"python scripts/fit.py --resume {folder} --{flag} {2 * settings[flag]}"
+                f"{_command()} --resume {folder} --{flag} {2 * settings[flag]}"
             )
             return
         before = state["ImageDataModule"]["steps_per_call"]
@@ -222,9 +222,19 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
     say("\n" + "\n".join(f"  {name:<24}{value:>10.4g}" for name, value in shown.items()))
     flag = "max_epochs" if settings.max_steps == -1 else "max_steps"
     say(
-        f"\nRun:          {run}\nCurves:       tensorboard --logdir {run.parent}\n"
-        f"Train on:     python scripts/fit.py --resume {run} --{flag} {2 * settings[flag]}"
+        f"\nRun:          {run}\nCurves:       {_python()} -m tensorboard.main --logdir {run.parent}\n"
+        f"Train on:     {_command()} --resume {run} --{flag} {2 * settings[flag]}"
     )
+
+
+def _python() -> str:
+    """This interpreter as a person in this folder would type it."""
+    here = Path(sys.prefix).parent == Path.cwd()
+    return str(Path(sys.executable).relative_to(Path.cwd())) if here else sys.executable
+
+
+def _command() -> str:
+    return f"{_python()} {sys.argv[0]}"
 
 
 @rank_zero_only

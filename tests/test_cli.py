@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
         Path("my.yaml").write_text("max_epochs: 1\n")
     cli.main(shlex.split(command))
     assert "test/accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "format", "tensorboard"])
+def test_make_targets_exist_and_are_listed(target: str) -> None:
+    make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert make.returncode == 0, make.stderr
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"^{target}\b", listed, re.M)
+
+
+def test_print_config_round_trips(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--model.lr=0.5", "--data.dataset=digits", "--print_config"])
+    text = capsys.readouterr().out
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([f"--config={tmp_path / 'my.yaml'}", "--print_config"])
+    assert capsys.readouterr().out == text
+    assert yaml.safe_load(text)["model"]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

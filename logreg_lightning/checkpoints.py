@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from logreg_lightning.batches import LOG_EVERY, TrainLoader
 from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -69,9 +69,8 @@ class Saver(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loader = cast(TrainLoader, trainer.train_dataloader)
-        due = loader.done % LOG_EVERY == 0 or loader.done == loader.steps or trainer.global_step == trainer.max_steps
-        if due and not self._validation_follows(trainer, batch_idx):
+        just_drawn = not cast(LogisticRegression, pl_module).pending
+        if just_drawn and not self._validation_follows(trainer, batch_idx):
             self._save(trainer, "last.ckpt")
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -157,13 +156,10 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
         shape = tuple(state["state_dict"]["linear.weight"].shape)
         if shape != (classes, inputs):
             raise InputError(f"{checkpoint} was trained on other data: {shape} weights, not {(classes, inputs)}")
-        flag = "max_steps" if 0 < settings.max_steps <= state["global_step"] else "max_epochs"
-        done = flag == "max_steps" or state["global_step"] >= settings.max_epochs * data.steps_per_epoch
-        if done and runs.has_results(folder):
-            say(
-                f"{folder} is finished: {state['global_step']} steps. To train on: "
-                f"{_command()} --resume {folder} --{flag} {2 * settings[flag]}"
-            )
+        steps, limit = state["global_step"], settings.max_epochs * data.steps_per_epoch
+        done = steps >= (limit if settings.max_steps == -1 else min(limit, settings.max_steps))
+        if folder is not None and done and runs.has_results(folder):
+            say(f"{folder} is finished: {steps} steps. To train on: {_train_on(folder, settings, steps)}")
             return
         before = state["ImageDataModule"]["steps_per_call"]
         if data.steps_per_call != before:
@@ -206,10 +202,11 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
     validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     trainer.test(model, datamodule=data, verbose=False)
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    steps = trainer.fit_loop.epoch_loop.global_step
     text = runs.results(
         dataset=data.dataset,
         epochs=trainer.current_epoch,
-        steps=trainer.fit_loop.epoch_loop.global_step,
+        steps=steps,
         fit_seconds=saver.fit_seconds,
         accelerator=type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
         devices=trainer.num_devices,
@@ -218,12 +215,11 @@ def train(parser: ArgumentParser, settings: Namespace, folder: Path | None, chec
         seed=settings.seed,
     )
     runs.write_whole(run / "results.json", text)
-    shown = {**metrics, "steps": json.loads(text)["steps"], "fit_seconds": round(saver.fit_seconds, 2)}
+    shown = {**metrics, "steps": steps, "fit_seconds": round(saver.fit_seconds, 2)}
     say("\n" + "\n".join(f"  {name:<24}{value:>10.4g}" for name, value in shown.items()))
-    flag = "max_epochs" if settings.max_steps == -1 else "max_steps"
     say(
         f"\nRun:          {run}\nCurves:       {_python()} -m tensorboard.main --logdir {run.parent}\n"
-        f"Train on:     {_command()} --resume {run} --{flag} {2 * settings[flag]}"
+        f"Train on:     {_train_on(run, settings, steps)}"
     )
 
 
@@ -233,8 +229,10 @@ def _python() -> str:
     return str(Path(sys.executable).relative_to(Path.cwd())) if here else sys.executable
 
 
-def _command() -> str:
-    return f"{_python()} {sys.argv[0]}"
+def _train_on(run: Path, settings: Namespace, steps: int) -> str:
+    """The command that goes on with a finished run: it lifts the limit that ended it."""
+    flag = "max_steps" if 0 < settings.max_steps <= steps else "max_epochs"
+    return f"{_python()} {sys.argv[0]} --resume {run} --{flag} {2 * settings[flag]}"
 
 
 @rank_zero_only

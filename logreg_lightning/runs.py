@@ -39,9 +39,9 @@ def find(resume: str) -> tuple[Path, Path]:
     return folder, checkpoint
 
 
-def has_results(folder: Path | None) -> bool:
+def has_results(folder: Path) -> bool:
     """Whether the run in `folder` once came to its end."""
-    return folder is not None and (folder / "results.json").is_file()
+    return (folder / "results.json").is_file()
 
 
 def logger(folder: Path | None, step: int) -> TensorBoardLogger:
@@ -54,13 +54,12 @@ def logger(folder: Path | None, step: int) -> TensorBoardLogger:
 
 
 @rank_zero_only
-def write_hparams(logger: TensorBoardLogger, settings: dict[str, Any]) -> None:
+def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
     """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
     from torch.utils.tensorboard.summary import hparams
 
     compared = {"test/accuracy": 0.0, "val/accuracy": 0.0}
-    plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-    for summary in hparams(plain, compared):  # type: ignore[no-untyped-call]
+    for summary in hparams(settings, compared):  # type: ignore[no-untyped-call]
         logger.experiment.file_writer.add_summary(summary)
 
 

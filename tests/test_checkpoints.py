@@ -68,7 +68,7 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
         assert curves(run) == expected, f"died at save {saves}"
         assert state(run) == state(whole), f"died at save {saves}"
         assert state(run, "best.ckpt") == state(whole, "best.ckpt"), f"died at save {saves}"
-    assert saves >= 8
+    assert saves == 8  # seven saves: died after each, and the run that outlived them all
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class TrainLoader:
 
     def _shard(self, batch: Tensor) -> tuple[Tensor, Tensor, int]:
         mine = batch[self.rank :: self.world_size] if self.world_size > 1 else batch
-        return self.images.pixels[mine], self.images.labels[mine], len(batch)
+        return *self.images.take(mine), len(batch)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "step": self.done}
@@ -97,18 +97,21 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Batches in the data's own order; rank r of w takes batches r, r + w, ..., so that every image counts once."""
+    """Batches in the data's own order; rank r of w takes batches r, r + w, ..., so that every image counts once.
+
+    A batch is never divided, so that its arithmetic is the same whatever the number of ranks. A rank that there is no
+    batch for gets an empty one: Lightning skips the end of an evaluation, where ranks meet, on a rank without batches.
+    """
 
     def __init__(
         self, images: Images, indices: Tensor | None, rank: int = 0, world_size: int = 1, batch_size: int = 2000
     ) -> None:
         self.images = images
         every = torch.arange(len(images)) if indices is None else indices
-        self.batches = torch.split(every[rank::world_size], batch_size)
+        self.batches = torch.split(every, batch_size)[rank::world_size] or (every[:0],)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for mine in self.batches:
-            yield self.images.pixels[mine], self.images.labels[mine]
+        return map(self.images.take, self.batches)

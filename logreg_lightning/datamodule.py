@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -112,9 +113,18 @@ class ImageDataModule(L.LightningDataModule):
         common = math.gcd(LOG_EVERY, self.steps_per_epoch, *self.stops)
         return max(n for n in range(1, common + 1) if common % n == 0 and n <= self.steps_per_execution)
 
-    def state_dict(self) -> dict[str, int]:
-        """Lightning counts calls: a run can be resumed only with calls of the same length."""
-        return {"steps_per_call": self.steps_per_call}
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a run goes on, in plain types."""
+        return {
+            "dataset": self.dataset,
+            "classes": list(self.data.classes),
+            "image_shape": list(self.data.image_shape),
+            "images": [len(self.train_indices), len(self.val_indices), len(self.data.test)],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the length of a call: Lightning counts calls, so a run goes on only with calls of the same length."""
+        return {"steps_per_call": self.steps_per_call, **self.identity()}
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import math
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.files import locked
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
@@ -39,6 +37,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the images, uint8 (n, C, H, W), and labels, int64 (n,), at `indices`, int64 (n,)."""
+        return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def prepare(name: str, root: Path) -> None:
         return
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".{kind.__name__}.lock"):
+        with locked(root, wait=True):
             if not _all_there(kind, raw):
                 _fetch(kind, name, raw)
     except OSError as error:
@@ -141,6 +143,8 @@ def prepare(name: str, root: Path) -> None:
 
 
 def _fetch(kind: Any, name: str, raw: Path) -> None:
+    for left_by_a_kill in raw.glob(".download-*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=".download-", dir=raw))
     timeout = socket.getdefaulttimeout()
     try:
@@ -169,13 +173,6 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
     finally:
         socket.setdefaulttimeout(timeout)
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _torchvision_class(name: str) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import platform
 import subprocess
-import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,29 +16,85 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.files import locked, write_whole
 
 LOGS = Path("lightning_logs")
 
 
-def find(resume: str) -> tuple[Path, Path]:
-    """A run's folder and the checkpoint to go on from, of `last`, a run's folder or a `.ckpt` in one.
+def rank() -> int:
+    """This process's number among those of a run, known before they have met."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def create() -> Path:
+    """The folder of a new run, empty, with the first free number: no two processes get the same.
 
     Raises:
-        InputError: there is none; the sentence lists the runs that there are.
+        InputError: it cannot be made.
     """
-    runs = sorted(LOGS.glob("version_[0-9]*"), key=lambda run: int(run.name.split("_")[1]))
-    there = [run for run in runs if (run / "checkpoints/last.ckpt").is_file()]
-    if resume == "last":
-        checkpoint = (runs[-1] if runs else LOGS / "version_0") / "checkpoints" / "last.ckpt"
-    else:
-        checkpoint = Path(resume) if resume.endswith(".ckpt") else Path(resume) / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
-        names = ", ".join(map(str, there)) or "none yet"
+    try:
+        LOGS.mkdir(exist_ok=True)
+        for number in itertools.count(max(map(_number, _all()), default=-1) + 1):
+            with contextlib.suppress(FileExistsError):
+                folder = LOGS / f"version_{number}"
+                folder.mkdir()
+                return folder
+    except OSError as error:
+        raise InputError(
+            f"{LOGS.resolve()} cannot be written ({error.strerror}); go to a folder that you may write to"
+        ) from None
+    raise AssertionError("unreachable")
+
+
+def _number(run: Path) -> int:
+    return int(run.name.removeprefix("version_"))
+
+
+def _all() -> list[Path]:
+    """The folders in the order they were made."""
+    found = [run for run in LOGS.glob("version_*") if run.name.removeprefix("version_").isdecimal()]
+    return sorted(found, key=_number)
+
+
+def find(resume: str) -> tuple[Path, Path | None]:
+    """A run's folder and the checkpoint to go on from, of `last`, a run's folder or a `.ckpt` in one.
+
+    There is no checkpoint where the run was killed before it was first saved: it begins again.
+
+    Raises:
+        InputError: there is nothing to resume; the sentence lists the runs that there are.
+    """
+    runs = [run for run in _all() if (run / "config.yaml").is_file()]
+    given = (runs[-1] if runs else LOGS / "version_0") if resume == "last" else Path(resume)
+    folder = given.parent.parent if resume.endswith(".ckpt") else given
+    checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
+    there = checkpoint.is_file()
+    if not there and (resume.endswith(".ckpt") or not folder.is_dir() or has_results(folder)):
+        names = ", ".join(map(str, runs)) or "none yet"
         raise InputError(f"--resume {resume}: nothing to resume, {checkpoint} is not there; runs to resume: {names}")
-    folder = checkpoint.parent.parent
     if not (folder / "config.yaml").is_file():
         raise InputError(f"--resume {resume}: {folder} is not a run's folder, it has no config.yaml")
-    return folder, checkpoint
+    return folder, checkpoint if there else None
+
+
+@contextlib.contextmanager
+def used_by_one(folder: Path) -> Iterator[None]:
+    """Holds a run's folder for this process and those that it starts.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    if rank() != 0:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, wait=False))
+        except BlockingIOError:
+            raise InputError(
+                f"{folder} is being trained by another process; wait for its end, or stop it with Ctrl-C, then resume"
+            ) from None
+        yield
 
 
 def has_results(folder: Path) -> bool:
@@ -44,12 +102,11 @@ def has_results(folder: Path) -> bool:
     return (folder / "results.json").is_file()
 
 
-def logger(folder: Path | None, step: int) -> TensorBoardLogger:
-    """The TensorBoard logger of a new run, or of the run in `folder`, whose points after `step` are taken back."""
-    if folder is None:
-        return TensorBoardLogger(".", name=str(LOGS), default_hp_metric=False)
+def logger(folder: Path, step: int) -> TensorBoardLogger:
+    """The TensorBoard logger of the run in `folder`; a TensorBoard that is open takes back its points after `step`."""
+    purge_step = step + 1 if step else None
     return TensorBoardLogger(
-        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, purge_step=step + 1
+        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, purge_step=purge_step
     )
 
 
@@ -80,14 +137,7 @@ def versions() -> dict[str, str | None]:
 
 
 @rank_zero_only
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def results(**values: Any) -> str:
-    """The text of `results.json`."""
-    return json.dumps({**values, "versions": versions(), "command": sys.argv}, indent=2) + "\n"
+def write_results(folder: Path, **values: Any) -> None:
+    """Writes `results.json`: what came out, and what made it."""
+    text = json.dumps({**values, "versions": versions()}, indent=2) + "\n"
+    write_whole(folder / "results.json", text.encode())

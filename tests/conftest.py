@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
 from logreg_lightning import cli
@@ -30,6 +34,13 @@ def small_mnist(train: int = 600, test: int = 100) -> dict[str, bytes]:
         pixels[np.arange(count), targets * 2] = 255
         files[images], files[labels] = idx(pixels), idx(targets)
     return files
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=6, help="how many processes test_kills.py kills")
+    parser.addoption(
+        "--kill-seed", type=int, default=random.randrange(10**6), help="the moments at which it kills them"
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,3 +80,30 @@ def fit(*flags: str) -> Path:
     cli.main(list(flags))
     runs = Path("lightning_logs").glob("version_*")
     return max(runs, key=lambda run: int(run.name.split("_")[1]))
+
+
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every curve of a run, as TensorBoard reads it."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def state(run: Path, name: str = "last.ckpt") -> dict[str, str]:
+    """What a checkpoint holds of a run, as text: exact, and readable where it differs."""
+    content = torch.load(run / "checkpoints" / name, weights_only=True)
+    kept = {key: content[key] for key in ("epoch", "global_step", "state_dict", "optimizer_states", "loops")}
+    saver = content["callbacks"]["Saver"]
+    kept |= {"best": saver["best"], "validated": saver["validated"]}
+    torch.set_printoptions(threshold=10**9, precision=12)  # type: ignore[no-untyped-call]
+    return {key: str(value) for key, value in kept.items()}
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """All that a run leaves which has to do with what was trained, not with when."""
+    results = json.loads((run / "results.json").read_text())
+    for key in ("fit_seconds", "command"):
+        del results[key]
+    texts = {name: (run / name).read_text() for name in ("config.yaml", "hparams.yaml")}
+    checkpoints = {name: state(run, name) for name in ("last.ckpt", "best.ckpt")}
+    return {"results": results, "curves": curves(run), **texts, **checkpoints}

@@ -7,26 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fit
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import curves, fit, state
 
 from logreg_lightning.checkpoints import Saver, WholeFiles
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
-
-
-def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def state(run: Path, name: str = "last.ckpt") -> object:
-    content = torch.load(run / "checkpoints" / name, weights_only=True)
-    kept = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
-    best = content["callbacks"]["Saver"]["best"]
-    return {key: str(content[key]) for key in kept} | {"best": best}
 
 
 def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -60,10 +46,6 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
                 pass
             else:
                 break
-        if saves == 1 and flags is INTERVAL:  # best.ckpt only: the run never reached its first last.ckpt
-            with pytest.raises(SystemExit, match="2"):
-                fit("--resume", "last")
-            continue
         run = fit("--resume", "last")
         assert curves(run) == expected, f"died at save {saves}"
         assert state(run) == state(whole), f"died at save {saves}"
@@ -95,5 +77,5 @@ def test_a_failed_write_leaves_the_last_good_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         WholeFiles().save_checkpoint({"step": 2}, target)
-    assert torch.load(target, weights_only=True) == {"step": 1}
+    assert torch.load(target, weights_only=True)["step"] == 1
     assert list(tmp_path.iterdir()) == [target]

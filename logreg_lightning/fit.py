@@ -1,0 +1,222 @@
+"""One training, from its settings to its results."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+
+from logreg_lightning import checkpoints, progress, runs
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.errors import InputError, RunError, Stopped
+from logreg_lightning.files import write_whole
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.signals import StopOnSignal
+
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def _check(settings: Namespace) -> None:
+    for key in ("max_epochs", "num_nodes", "val_check_interval"):
+        if settings[key] is not None and settings[key] < 1:
+            raise InputError(f"--{key} must be at least 1, not {settings[key]}")
+    if settings.max_steps != -1 and settings.max_steps < 1:
+        raise InputError(f"--max_steps must be at least 1, or -1 for no limit, not {settings.max_steps}")
+
+
+def _trainer(settings: Namespace, plugins: list[Any] | None = None, **parts: Any) -> L.Trainer:
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps")
+    # Lightning's own requeueing on SLURM saves where nothing here looks for it.
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    try:
+        return L.Trainer(
+            **{name: settings[name] for name in names},
+            **parts,
+            plugins=[*(plugins or []), *slurm],
+            enable_progress_bar=any(isinstance(part, ProgressBar) for part in parts.get("callbacks", ())),
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--accelerator {settings.accelerator} --devices {settings.devices} --strategy {settings.strategy} "
+            f"--precision {settings.precision} cannot be had on this machine: {error} Try --accelerator cpu or auto"
+        ) from None
+
+
+def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkpoint: Path | None) -> None:
+    """Trains, or goes on with the run in `folder` from `checkpoint`, tests, and writes what came out.
+
+    Raises:
+        InputError: a setting cannot be used.
+        RunError: the training diverged, a file could not be written, or another process of the run ended.
+        Stopped: a signal ended it, after it was saved.
+    """
+    with contextlib.ExitStack() as held:
+        if folder is not None:
+            held.enter_context(runs.used_by_one(folder))
+        # 1. Everything that can be refused is refused before anything is written.
+        _check(settings)
+        data = ImageDataModule(**settings.data)
+        L.seed_everything(settings.seed, verbose=False)
+        LogisticRegression(1, 2, **settings.model)
+        state = checkpoints.read(checkpoint) if checkpoint is not None else None
+        _trainer(settings, logger=False)
+        data.prepare_data()
+        data.setup()
+        interval = settings.val_check_interval
+        data.seed = settings.seed
+        data.stops = tuple(n for n in (interval, settings.max_steps) if n is not None and n != -1)
+        if folder is not None and checkpoint is not None and state is not None:
+            checkpoints.check_data(checkpoint, state, data)
+            if _finished(folder, settings, state, data):
+                return
+        say(data.describe())
+
+        # 2. The run's folder, and in it what would repeat the run.
+        if folder is None and runs.rank() == 0:
+            folder = runs.create()
+            held.enter_context(runs.used_by_one(folder))
+        run = folder or runs.LOGS  # a process that torchrun or SLURM started learns its folder from process 0
+        settings = settings.clone()
+        settings.resume, settings.data.dataset = None, data.dataset
+        try:
+            _begin(run, parser.dump(settings), state)
+            _fit(settings, data, run, checkpoint, state)
+        except Stopped as stop:
+            say(f"\n{stop}; to go on: {_command(run)}")
+            raise
+        except RunError as error:
+            last = run / "checkpoints" / "last.ckpt"
+            raise RunError(
+                f"{error}; " + (f"{last} is whole" if last.is_file() else f"{run} was not saved yet")
+            ) from None
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            raise RunError(
+                f"{error.filename or run} cannot be written ({error.strerror}); what is there already is whole: mend "
+                f"that, then go on with: {_command(run)}"
+            ) from None
+        except RuntimeError as error:
+            lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+            if not lost:
+                raise
+            raise RunError(f"another process of this run has ended; go on with: {_command(run)}") from None
+
+
+def _finished(folder: Path, settings: Namespace, state: dict[str, Any], data: ImageDataModule) -> bool:
+    """Whether the run has nothing left to do, said if so."""
+    steps, limit = state["global_step"], settings.max_epochs * data.steps_per_epoch
+    done = steps >= (limit if settings.max_steps == -1 else min(limit, settings.max_steps))
+    if done and runs.has_results(folder):
+        say(f"{folder} is finished: {steps} steps. To train on: {_train_on(folder, settings, steps)}")
+        return True
+    before = state["ImageDataModule"]["steps_per_call"]
+    if data.steps_per_call != before:
+        raise InputError(f"--max_steps {settings.max_steps} cannot be met by {folder}: choose a multiple of {before}")
+    return False
+
+
+@rank_zero_only
+def _begin(run: Path, config: str, state: dict[str, Any] | None) -> None:
+    """Makes the folder ready: its settings written, nothing in it that the training will write again."""
+    write_whole(run / "config.yaml", config.encode())
+    (run / "results.json").unlink(missing_ok=True)
+    checkpoints.rewind_curves(run, state)
+
+
+def _fit(
+    settings: Namespace, data: ImageDataModule, run: Path, checkpoint: Path | None, state: dict[str, Any] | None
+) -> None:
+    # 3. Training.
+    command = sys.argv.copy()
+    L.seed_everything(settings.seed, verbose=False)
+    channels, height, width = data.data.image_shape
+    model = LogisticRegression(channels * height * width, len(data.data.classes), **settings.model)
+    logger = runs.logger(run, state["global_step"] if state else 0)
+    saver = checkpoints.Saver(run)
+    interval = settings.val_check_interval
+    every = {"check_val_every_n_epoch": None, "val_check_interval": interval // data.steps_per_call} if interval else {}
+    trainer = _trainer(
+        settings,
+        logger=logger,
+        callbacks=[*progress.callbacks(interval), saver, StopOnSignal(saver)],
+        plugins=[checkpoints.WholeFiles()],
+        **every,
+    )
+    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        # Lightning starts the other processes with this command line: they go on with what this one has chosen.
+        sys.argv[1:] = ["--resume", str(checkpoint or run)]
+    if state is None:
+        names = (
+            "max_epochs",
+            "seed",
+            "data.batch_size",
+            "data.val_size",
+            *(f"model.{name}" for name in vars(settings.model)),
+        )
+        runs.write_hparams(logger, {"data.dataset": data.dataset, **{name: settings[name] for name in names}})
+    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    # 4. The final weights on the test set.
+    trainer.test(model, datamodule=data, verbose=False)
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    steps = trainer.fit_loop.epoch_loop.global_step
+    logger.experiment.flush()
+    runs.write_results(
+        run,
+        command=command,
+        dataset=data.dataset,
+        epochs=trainer.current_epoch,
+        steps=steps,
+        fit_seconds=saver.fit_seconds,
+        accelerator=type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        devices=trainer.num_devices,
+        **saver.validated,
+        **metrics,
+        seed=settings.seed,
+    )
+    shown = {**metrics, "steps": steps, "fit_seconds": round(saver.fit_seconds, 2)}
+    say("\n" + "\n".join(f"  {name:<24}{value:>10.4g}" for name, value in shown.items()))
+    say(
+        f"\nRun:          {run}\nCurves:       {_python()} -m tensorboard.main --logdir {run.parent}\n"
+        f"Train on:     {_train_on(run, settings, steps)}"
+    )
+
+
+def _python() -> str:
+    """This interpreter as a person in this folder would type it."""
+    here = Path(sys.prefix).parent == Path.cwd()
+    return str(Path(sys.executable).relative_to(Path.cwd())) if here else sys.executable
+
+
+def _command(run: Path) -> str:
+    """The command that goes on with a run."""
+    return f"{_python()} {sys.argv[0]} --resume {run}"
+
+
+def _train_on(run: Path, settings: Namespace, steps: int) -> str:
+    """The command that goes on with a finished run: it lifts the limit that ended it."""
+    flag = "max_steps" if 0 < settings.max_steps <= steps else "max_epochs"
+    return f"{_command(run)} --{flag} {2 * settings[flag]}"
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints once, whatever the number of processes."""
+    print(text, flush=True)

@@ -1,0 +1,174 @@
+"""Real processes, stopped at random moments and resumed, end as if nobody had stopped them.
+
+make soak N=100 stops a hundred; `pytest tests/test_kills.py --kill-seed 123` repeats a run's moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import outcome
+
+FIT = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "fit.py")]
+BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
+RUNS = {
+    "default": BASE,
+    "one step a call": [*BASE, "--data.steps_per_execution=1", "--model.weight_decay=0.001"],
+    "seven steps a call": [*BASE, "--data.steps_per_execution=7", "--model.schedule=constant"],
+    "interval": [*BASE, "--data.val_size=0", "--val_check_interval=50", "--max_steps=1000"],
+    "two processes": [*BASE, "--devices=2", "--max_epochs=4"],
+}
+EXPECTED_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@dataclass
+class Stop:
+    """When, counted in seconds from the first line that the process prints or from its start, and how."""
+
+    signum: signal.Signals
+    share: float  # of the time that the whole run takes
+    from_start: bool
+    child: bool  # of two processes, kill the one that the other started
+
+
+@dataclass
+class Trial:
+    """A run that is stopped again and again, then let go to its end."""
+
+    name: str
+    stops: list[Stop]
+    folder: Path
+    log: list[str] = field(default_factory=list)
+    landed: int = 0
+
+
+def start(flags: list[str], folder: Path) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [*FIT, *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def command(trial: Trial, data: Path) -> list[str]:
+    begun = (trial.folder / "lightning_logs" / "version_0" / "config.yaml").is_file()
+    return ["--resume=last"] if begun else [*RUNS[trial.name], f"--data.root={data}"]
+
+
+def pids(process: subprocess.Popen[str]) -> list[int]:
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return [process.pid, *map(int, children)]
+
+
+def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
+    process = start(command(trial, data), trial.folder)
+    assert process.stdout is not None
+    first = "" if stop.from_start else process.stdout.readline()
+    done = threading.Event()
+    done.wait(stop.share * (4.0 if stop.from_start else seconds))  # the random moment; nothing ever sets it
+    there = process.poll() is None
+    if there:
+        os.kill(pids(process)[-1] if stop.child else process.pid, stop.signum)
+    output = first + process.stdout.read()  # ends when the last process of the run has ended
+    status = process.wait()
+    trial.log.append(f"{stop}: {status}\n{output}")
+    trial.landed += there and status != 0
+    assert "Traceback" not in output, output
+    if not there or status == 0:
+        return  # it was quicker
+    # Outside the training loop a signal just ends the process.
+    if stop.child:
+        assert status in (1, -9), output
+    else:
+        assert status in (EXPECTED_STATUS[stop.signum], -stop.signum), output
+    if status in (130, 143):
+        assert f"fit.py --resume {Path('lightning_logs/version_0')}" in output
+
+
+def finish(trial: Trial, data: Path) -> dict[str, object]:
+    process = start(command(trial, data), trial.folder)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return outcome(trial.folder / "lightning_logs" / "version_0")
+
+
+def differences(expected: dict[str, object], found: dict[str, object]) -> list[str]:
+    return [
+        f"{key}: {json.dumps(expected[key])[:300]} became {json.dumps(found[key])[:300]}"
+        for key in expected
+        if expected[key] != found[key]
+    ]
+
+
+def test_stopped_runs_end_as_if_they_had_not_been(
+    workdir: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count, seed = pytestconfig.getoption("--kills"), pytestconfig.getoption("--kill-seed")
+    with capsys.disabled():
+        print(f"\n{count} stops at the moments of --kill-seed {seed}")
+    chance = random.Random(seed)
+    data = workdir / "data"
+    expected, seconds = {}, {}
+    trials: list[Trial] = []
+    names = list(RUNS)
+    while sum(len(trial.stops) for trial in trials) < count:
+        name = names[len(trials) % len(names)]
+        stops = [
+            Stop(
+                signum=chance.choice([signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]),
+                share=chance.random(),
+                from_start=chance.random() < 0.1,
+                child=name == "two processes" and chance.random() < 0.5,
+            )
+            for _ in range(min(chance.randint(1, 3), count - sum(len(trial.stops) for trial in trials)))
+        ]
+        for one in stops:
+            one.signum = signal.SIGKILL if one.child else one.signum
+        trials.append(Trial(name, stops, workdir / f"trial{len(trials)}"))
+
+    for name in {trial.name: None for trial in trials}:  # alone, so that the time it takes is its own
+        whole = Trial(name, [], workdir / name.replace(" ", "_"))
+        process = start(command(whole, data), whole.folder)
+        assert process.stdout is not None
+        first, begun = process.stdout.readline(), time.monotonic()
+        output = first + process.stdout.read()
+        assert process.wait() == 0, output
+        seconds[name], expected[name] = time.monotonic() - begun, outcome(whole.folder / "lightning_logs/version_0")
+
+    def attempt(trial: Trial) -> list[str]:
+        for one in trial.stops:
+            stop(trial, one, data, seconds[trial.name])
+        return differences(expected[trial.name], finish(trial, data))
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(attempt, trials))
+    landed = sum(trial.landed for trial in trials)
+    different = [trial.folder.name for trial, differing in zip(trials, found, strict=True) if differing]
+    with capsys.disabled():
+        kinds = Counter(one.signum.name for trial in trials for one in trial.stops)
+        print(
+            f"{len(trials)} runs, {sum(kinds.values())} stops ({', '.join(f'{n} {k}' for k, n in kinds.items())}), "
+            f"{landed} before the run was over: {len(different)} differences"
+        )
+    for trial, differing in zip(trials, found, strict=True):
+        assert not differing, f"{trial.name}, --kill-seed {seed}: {differing}\n" + "\n".join(trial.log)

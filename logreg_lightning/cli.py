@@ -67,8 +67,9 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command; what goes wrong and is no bug ends it with one sentence and a telling exit status."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
     if argv is None:
         # Outside the training loop, where the run is saved first, Ctrl-C just ends the process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

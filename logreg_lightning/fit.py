@@ -109,8 +109,8 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
             if error.errno not in _NOT_WRITABLE:
                 raise
             raise RunError(
-                f"{error.filename or run} cannot be written ({error.strerror}); what is there already is whole: mend "
-                f"that, then go on with: {_command(run)}"
+                f"{error.filename or run} cannot be written ({error.strerror}); what was saved before is whole: "
+                f"make room or give the right to write, then go on with: {_command(run)}"
             ) from None
         except RuntimeError as error:
             lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)

@@ -87,7 +87,9 @@ class LogisticRegression(L.LightningModule):
         self.automatic_optimization = False  # one training_step runs several optimiser steps
         self.linear = nn.Linear(inputs, classes)
         accuracy = MulticlassAccuracy(classes, average="micro")
-        self.val_metrics = MetricCollection({"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/")
+        self.val_metrics = MetricCollection(
+            {"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/", compute_groups=False
+        )
         self.test_metrics = self.val_metrics.clone("test/")
         # Guo et al. 2017, https://arxiv.org/abs/1706.04599: 15 bins, L1
         self.test_metrics["calibration_error"] = MulticlassCalibrationError(classes, n_bins=15, norm="l1")
@@ -184,14 +186,18 @@ class LogisticRegression(L.LightningModule):
         self.log_dict(values, prog_bar=True, logger=False)
         self._write(values)
 
+    def _evaluate(self, metrics: MetricCollection, images: Tensor, labels: Tensor) -> None:
+        if len(labels):  # none where there are fewer batches than processes
+            metrics.update(self(images), labels)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_metrics.update(self(batch[0]), batch[1])
+        self._evaluate(self.val_metrics, *batch)
 
     def on_validation_epoch_end(self) -> None:
         self._report(self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.test_metrics.update(self(batch[0]), batch[1])
+        self._evaluate(self.test_metrics, *batch)
 
     def on_test_epoch_end(self) -> None:
         self._report(self.test_metrics)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help setup fit test format tensorboard
+.PHONY: help setup fit test soak format tensorboard
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -24,6 +24,10 @@ test: setup  ## format, lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ARGS)
+
+N ?= 100
+soak: setup  ## stop N real runs at random moments, resume them, count differences: make soak N=100
+	$(BIN)/python -m pytest tests/test_kills.py --kills $(N) $(ARGS)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -19,6 +19,7 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.fit import fit
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.processes import rank
 
 _MAY_CHANGE = {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "data.root"}
 
@@ -83,14 +84,14 @@ def main(argv: list[str] | None = None) -> None:
             folder, checkpoint = runs.find(settings.resume)
             settings = _settings_of_run(parser, parser.parse_args(argv, defaults=False), folder)
         fit(parser, settings, folder, checkpoint)
-    except (InputError, ArgumentError) as error:
+    except (InputError, ArgumentError, UnicodeDecodeError) as error:
         words = sys.argv[1:] if argv is None else argv
         _end(2, _sentence(str(error), words))
     except RunError as error:
         _end(1, str(error))
     except Stopped as stop:
         # The others of a run stop with process 0, which tells how: to Lightning their failure would be a crash.
-        sys.exit(128 + stop.signum if runs.rank() == 0 else 0)
+        sys.exit(128 + stop.signum if rank() == 0 else 0)
 
 
 def _end(status: int, sentence: str) -> None:
@@ -106,10 +107,12 @@ def _quiet_about_files(caught: threading.ExceptHookArgs) -> None:
 def _sentence(message: str, words: list[str]) -> str:
     """One line, with flags as they are typed, the settings file that did not parse, the flag that was meant."""
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
-    files = [word for word in words if word.endswith((".yaml", ".yml"))]
+    files = [word.removeprefix("--config=") for word in words if word.endswith((".yaml", ".yml"))]
     if files:
-        message = message.replace("Problems parsing config", f"{' or '.join(files)} is not YAML")
-    unknown = re.search(r"--?([\w.-]+)", message) if message.startswith("Unrecognized arguments") else None
+        message = re.sub(
+            r"Problems parsing config|^'utf-8' codec", f"{' or '.join(files)} is not YAML: \\g<0>", message
+        )
+    unknown = re.search(r"--?([\w.-]+)", message) if message.lower().startswith("unrecognized arguments") else None
     if unknown:
         flags = [flag for action in build_parser()._actions for flag in action.option_strings]
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1)

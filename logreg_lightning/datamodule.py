@@ -56,7 +56,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.val_size, self.val_seed = batch_size, val_size, val_seed
         self.steps_per_execution = steps_per_execution
         self.seed = 0
-        self.stops: tuple[int, ...] = ()  # optimiser steps, and their multiples, at which a call must end
+        self.max_epochs, self.max_steps, self.val_check_interval = 1, -1, None
         self._loaded: Dataset | None = None
 
     def prepare_data(self) -> None:
@@ -106,11 +106,18 @@ class ImageDataModule(L.LightningDataModule):
         return math.ceil(len(self.train_indices) / self.batch_size)
 
     @property
+    def run_steps(self) -> int:
+        """Optimiser steps in a whole run."""
+        steps = self.max_epochs * self.steps_per_epoch
+        return steps if self.max_steps == -1 else min(steps, self.max_steps)
+
+    @property
     def steps_per_call(self) -> int:
         """Optimiser steps a call: the largest that reaches every step at which something is due."""
-        if not self.stops:
+        stops = [n for n in (self.val_check_interval, self.max_steps) if n is not None and n != -1]
+        if not stops:
             return min(self.steps_per_execution, LOG_EVERY)
-        common = math.gcd(LOG_EVERY, self.steps_per_epoch, *self.stops)
+        common = math.gcd(LOG_EVERY, self.steps_per_epoch, *stops)
         return max(n for n in range(1, common + 1) if common % n == 0 and n <= self.steps_per_execution)
 
     def identity(self) -> dict[str, Any]:

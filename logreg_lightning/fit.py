@@ -17,11 +17,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from logreg_lightning import checkpoints, progress, runs
+from logreg_lightning import checkpoints, processes, progress, runs
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.files import write_whole
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.processes import say
 from logreg_lightning.signals import StopOnSignal
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -31,6 +32,8 @@ def _check(settings: Namespace) -> None:
     for key in ("max_epochs", "num_nodes", "val_check_interval"):
         if settings[key] is not None and settings[key] < 1:
             raise InputError(f"--{key} must be at least 1, not {settings[key]}")
+    if not 0 <= settings.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {settings.seed}")
     if settings.max_steps != -1 and settings.max_steps < 1:
         raise InputError(f"--max_steps must be at least 1, or -1 for no limit, not {settings.max_steps}")
 
@@ -51,7 +54,7 @@ def _trainer(settings: Namespace, plugins: list[Any] | None = None, **parts: Any
             use_distributed_sampler=False,
             log_every_n_steps=1,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"--accelerator {settings.accelerator} --devices {settings.devices} --strategy {settings.strategy} "
             f"--precision {settings.precision} cannot be had on this machine: {error} Try --accelerator cpu or auto"
@@ -68,6 +71,7 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
     """
     with contextlib.ExitStack() as held:
         if folder is not None:
+            processes.end_with_parent(f"fit.py: error: {_lost(folder)}")
             held.enter_context(runs.used_by_one(folder))
         # 1. Everything that can be refused is refused before anything is written.
         _check(settings)
@@ -78,9 +82,8 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
         _trainer(settings, logger=False)
         data.prepare_data()
         data.setup()
-        interval = settings.val_check_interval
-        data.seed = settings.seed
-        data.stops = tuple(n for n in (interval, settings.max_steps) if n is not None and n != -1)
+        for name in ("seed", "max_epochs", "max_steps", "val_check_interval"):
+            setattr(data, name, settings[name])
         if folder is not None and checkpoint is not None and state is not None:
             checkpoints.check_data(checkpoint, state, data)
             if _finished(folder, settings, state, data):
@@ -88,7 +91,7 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
         say(data.describe())
 
         # 2. The run's folder, and in it what would repeat the run.
-        if folder is None and runs.rank() == 0:
+        if folder is None and processes.rank() == 0:
             folder = runs.create()
             held.enter_context(runs.used_by_one(folder))
         run = folder or runs.LOGS  # a process that torchrun or SLURM started learns its folder from process 0
@@ -116,14 +119,13 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
             lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
             if not lost:
                 raise
-            raise RunError(f"another process of this run has ended; go on with: {_command(run)}") from None
+            raise RunError(_lost(run)) from None
 
 
 def _finished(folder: Path, settings: Namespace, state: dict[str, Any], data: ImageDataModule) -> bool:
     """Whether the run has nothing left to do, said if so."""
-    steps, limit = state["global_step"], settings.max_epochs * data.steps_per_epoch
-    done = steps >= (limit if settings.max_steps == -1 else min(limit, settings.max_steps))
-    if done and runs.has_results(folder):
+    steps = state["global_step"]
+    if steps >= data.run_steps and runs.has_results(folder):
         say(f"{folder} is finished: {steps} steps. To train on: {_train_on(folder, settings, steps)}")
         return True
     before = state["ImageDataModule"]["steps_per_call"]
@@ -148,6 +150,8 @@ def _fit(
     L.seed_everything(settings.seed, verbose=False)
     channels, height, width = data.data.image_shape
     model = LogisticRegression(channels * height * width, len(data.data.classes), **settings.model)
+    if state is not None:
+        _say_new_schedule(model, data, state)
     logger = runs.logger(run, state["global_step"] if state else 0)
     saver = checkpoints.Saver(run)
     interval = settings.val_check_interval
@@ -160,8 +164,7 @@ def _fit(
         **every,
     )
     if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-        # Lightning starts the other processes with this command line: they go on with what this one has chosen.
-        sys.argv[1:] = ["--resume", str(checkpoint or run)]
+        processes.prepare_to_start_others(checkpoint or run, f"fit.py: error: {_lost(run)}")
     if state is None:
         names = (
             "max_epochs",
@@ -199,6 +202,15 @@ def _fit(
     )
 
 
+def _say_new_schedule(model: LogisticRegression, data: ImageDataModule, state: dict[str, Any]) -> None:
+    step, was = state["global_step"], state["optimizer_states"][0]["param_groups"][0]["lr"]
+    if model.lr_at(step - 1, data.run_steps) != was:
+        say(
+            f"The {model.schedule} schedule now ends at step {data.run_steps}: the learning rate goes on from "
+            f"{model.lr_at(step, data.run_steps):.3g}, where it had come to {was:.3g}"
+        )
+
+
 def _python() -> str:
     """This interpreter as a person in this folder would type it."""
     here = Path(sys.prefix).parent == Path.cwd()
@@ -210,13 +222,11 @@ def _command(run: Path) -> str:
     return f"{_python()} {sys.argv[0]} --resume {run}"
 
 
+def _lost(run: Path) -> str:
+    return f"another process of this run has ended; go on with: {_command(run)}"
+
+
 def _train_on(run: Path, settings: Namespace, steps: int) -> str:
     """The command that goes on with a finished run: it lifts the limit that ended it."""
     flag = "max_steps" if 0 < settings.max_steps <= steps else "max_epochs"
     return f"{_command(run)} --{flag} {2 * settings[flag]}"
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints once, whatever the number of processes."""
-    print(text, flush=True)

@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from logreg_lightning.batches import LOG_EVERY, Batch
+from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 
 DIVERGED = 1e6
@@ -109,19 +110,17 @@ class LogisticRegression(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def lr_at(self, step: int) -> float:
-        """The learning rate of an optimiser step, counted from 0, given by the step and the run's length alone."""
+    def lr_at(self, step: int, run_steps: int) -> float:
+        """The learning rate of optimiser step `step`, counted from 0, in a run of `run_steps`."""
         if self.schedule == "constant":
             return self.lr
-        total = cast(int, self.trainer.max_epochs) * cast(Any, self.trainer).datamodule.steps_per_epoch
-        if self.trainer.max_steps != -1:
-            total = min(total, self.trainer.max_steps)
-        return self.lr * (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
+        return self.lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
 
     @torch.no_grad()
     def training_step(self, batches: list[tuple[Tensor, Tensor, int]], batch_idx: int) -> None:
         optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        run_steps = cast(ImageDataModule, cast(Any, self.trainer).datamodule).run_steps
         all_logits, all_labels = [], []
         for images, labels, global_size in batches:
             features = self.features(images)
@@ -132,7 +131,7 @@ class LogisticRegression(L.LightningModule):
             if self.trainer.world_size > 1:
                 torch.distributed.all_reduce(self.linear.weight.grad)
                 torch.distributed.all_reduce(self.linear.bias.grad)
-            optimizer.param_groups[0]["lr"] = self.lr_at(self.global_step)
+            optimizer.param_groups[0]["lr"] = self.lr_at(self.global_step, run_steps)
             optimizer.step()
             # Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as the step.
             progress.increment_ready()

@@ -17,13 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning.errors import InputError
 from logreg_lightning.files import locked, write_whole
+from logreg_lightning.processes import rank
 
 LOGS = Path("lightning_logs")
-
-
-def rank() -> int:
-    """This process's number among those of a run, known before they have met."""
-    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def create() -> Path:
@@ -40,9 +36,7 @@ def create() -> Path:
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise InputError(
-            f"{LOGS.resolve()} cannot be written ({error.strerror}); go to a folder that you may write to"
-        ) from None
+        raise InputError(f"{LOGS} cannot be written ({error.strerror}); go to a folder that you may write to") from None
     raise AssertionError("unreachable")
 
 

@@ -7,10 +7,10 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning.checkpoints import Saver
 from logreg_lightning.errors import Stopped
+from logreg_lightning.processes import say
 
 
 class StopOnSignal(L.Callback):
@@ -31,7 +31,7 @@ class StopOnSignal(L.Callback):
         self.signum = signum
         self._release()
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        rank_zero_only(print)(f"\n{name}: saving first; once more to stop at once", flush=True)
+        say(f"\n{name}: saving first; once more to stop at once")
 
     @staticmethod
     def _release() -> None:

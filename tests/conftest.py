@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,21 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def as_nobody(workdir: Path) -> Iterator[None]:
+    """Takes root's right to read and write everything from a test that root runs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in [workdir, *workdir.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
 def real_mnist(workdir: Path) -> Path:
     """A current folder with the real MNIST in data/."""
     source = os.environ.get("MNIST_FILES")
@@ -75,11 +91,28 @@ def real_mnist(workdir: Path) -> Path:
     return workdir
 
 
+def newest() -> Path:
+    """The newest run's folder."""
+    return max(Path("lightning_logs").glob("version_*"), key=lambda run: int(run.name.split("_")[1]))
+
+
 def fit(*flags: str) -> Path:
     """Runs `fit.py` with these flags in this process and returns the newest run's folder."""
     cli.main(list(flags))
-    runs = Path("lightning_logs").glob("version_*")
-    return max(runs, key=lambda run: int(run.name.split("_")[1]))
+    return newest()
+
+
+def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with exit status 2 and one sentence that has `named` in it; no file is written or changed."""
+    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(flags)
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 1 and named in lines[0], printed.err
+    assert "Traceback" not in printed.out
+    assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
-from conftest import curves, fit, state
+from conftest import curves, fit, newest, outcome, refused, state
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from logreg_lightning.checkpoints import Saver, WholeFiles
+from logreg_lightning import runs
+from logreg_lightning.checkpoints import FORMAT, Saver, WholeFiles, read
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
@@ -71,11 +84,168 @@ def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str)
         assert curves(run)[tag] == curves(whole)[tag]
 
 
-def test_a_failed_write_leaves_the_last_good_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "last.ckpt"
-    WholeFiles().save_checkpoint({"step": 1}, target)
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        WholeFiles().save_checkpoint({"step": 2}, target)
-    assert torch.load(target, weights_only=True)["step"] == 1
-    assert list(tmp_path.iterdir()) == [target]
+def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4"]
+    long = curves(fit(*flags, "--max_epochs=4"))
+    fit(*flags, "--max_epochs=2")
+    capsys.readouterr()
+    run = fit("--resume=last", "--max_epochs=4")
+    assert "now ends at step 540: the learning rate goes on from 0.1, where it had come to" in capsys.readouterr().out
+    assert curves(run)["train/lr"][6:] == long["train/lr"][6:]  # the first two epochs' points are the short run's
+    assert [step for step, _ in curves(run)["train/lr"]] == [step for step, _ in long["train/lr"]]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, [*EPOCHS, "--data.steps_per_execution=3"]])
+def test_a_signal_at_any_call_saves_first(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
+) -> None:
+    expected = outcome(fit(*flags))
+    step = LogisticRegression.training_step
+    for call in (0, 1, 2):  # the third call ends an epoch, or a stretch between two validations
+
+        def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> None:
+            if batch_idx == call and self.current_epoch == 0:
+                os.kill(os.getpid(), signum)
+                assert signal.getsignal(signum) is signal.SIG_DFL  # a second one would end the process at once
+            step(self, batches, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LogisticRegression, "training_step", step_then_signal)
+            with pytest.raises(SystemExit, match=str(128 + signum)):
+                fit(*flags)
+        run = newest()
+        assert f"to go on: {sys.executable} {sys.argv[0]} --resume {run}" in capsys.readouterr().out
+        assert not (run / "results.json").exists()
+        assert signal.getsignal(signum) is signal.SIG_DFL
+        fit("--resume=last")
+        assert outcome(run) == expected
+
+
+def test_a_run_killed_before_its_first_save_begins_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outcome(fit(*EPOCHS))
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    assert not (run / "checkpoints").exists()
+    fit("--resume=last")
+    assert outcome(run) == expected
+
+
+def test_a_run_killed_before_its_results_repeats_the_test_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outcome(fit(*EPOCHS))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_results", lambda *_, **__: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    fit("--resume=last")
+    assert outcome(run) == expected
+    assert len(curves(run)["test/accuracy"]) == 1
+
+
+def test_same_seed_same_run(workdir: Path) -> None:
+    first, second = outcome(fit(*EPOCHS, "--seed=4")), outcome(fit(*EPOCHS, "--seed=4"))
+    assert first == second
+    versions = cast(dict[str, Any], first["results"])["versions"]
+    assert versions["torch"] == torch.__version__.partition("+")[0]
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", versions["git_commit"])
+    assert first != outcome(fit(*EPOCHS, "--seed=5"))
+
+
+@pytest.mark.parametrize("kilobytes", [4, 40])  # the curves do not fit, a checkpoint does not fit
+def test_a_full_disk_leaves_the_last_good_checkpoint(workdir: Path, kilobytes: int) -> None:
+    flags = [*EPOCHS, "--model.schedule=constant"]
+    run = fit(*flags)
+    before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
+    script = [sys.executable, str(Path(__file__).parents[1] / "scripts/fit.py"), "--resume=last", "--max_epochs=4"]
+    limited = subprocess.run(
+        ["sh", "-c", f'ulimit -f {kilobytes}; exec "$@"', "sh", *script],
+        capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": "/dev/shm"},
+    )  # fmt: skip
+    assert limited.returncode == 1
+    lines = limited.stderr.splitlines()
+    assert len(lines) == 1 and "cannot be written (File too large)" in lines[0] and "--resume" in lines[0]
+    assert {file: file.read_bytes() for file in (run / "checkpoints").iterdir()} == before
+    fit("--resume=last")
+    assert state(run) == state(fit(*flags, "--max_epochs=4"))
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("the payload ran",)
+
+
+def rewritten(**changes: Any) -> Callable[[Path], object]:
+    """A whole checkpoint with other content."""
+
+    def write(file: Path) -> None:
+        content = torch.load(file, weights_only=True)
+        for path, value in changes.items():
+            *parents, key = path.split("__")
+            place = content
+            for parent in parents:
+                place = place[parent]
+            place[key] = value
+        torch.save(content, file)
+
+    return write
+
+
+STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda file: file.write_bytes(b""), "not a whole checkpoint"),
+    "text": (lambda file: file.write_text("hello"), "not a whole checkpoint"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "not a whole checkpoint"),
+    "a wrong byte": (lambda file: file.write_bytes(file.read_bytes().replace(b"linear", b"Linear", 1)), "not a whole"),
+    "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a whole checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a whole checkpoint"),
+    "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a whole checkpoint"),
+    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}"),
+    "another data set": (rewritten(ImageDataModule__dataset="kmnist"), "its dataset is mnist and was kmnist"),
+    "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
+    "another image size": (rewritten(ImageDataModule__image_shape=[1, 8, 8]), "its image_shape is [1, 28, 28] and was"),
+    "more images": (rewritten(ImageDataModule__images=[1, 2, 3]), "its images is"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strange_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run = fit("--data.dataset=mnist", "--max_epochs=1")
+    spoil, named = STRANGE[name]
+    spoil(run / "checkpoints" / "last.ckpt")
+    refused(["--resume", str(run), "--max_epochs=2"], named, capsys)
+    assert not Path("the payload ran").exists()
+    torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
+    WholeFiles().save_checkpoint({"state_dict": {"linear.weight": torch.arange(12.0).reshape(3, 4)}}, file)
+    return file.read_bytes()
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_right_checkpoint_or_refused(
+    tmp_path: Path, small_checkpoint: bytes, data: st.DataObject
+) -> None:
+    file = tmp_path / "any.ckpt"
+    content = bytearray(small_checkpoint)
+    kind = data.draw(st.sampled_from(["random", "changed", "cut"]))
+    if kind == "random":
+        content = bytearray(data.draw(st.binary(max_size=300)))
+    elif kind == "changed":
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    else:
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    file.write_bytes(content)
+    try:
+        found = read(file)
+    except InputError as error:
+        assert str(file) in str(error) and "\n" not in str(error)
+    else:
+        assert torch.equal(found["state_dict"]["linear.weight"], torch.arange(12.0).reshape(3, 4))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
-from conftest import fit
+from conftest import NAMES, fit, idx, refused, small_mnist
 
 from logreg_lightning import cli
+from logreg_lightning.checkpoints import read
+from logreg_lightning.files import locked
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--data.dataset=digits", "--max_epochs=1"]
@@ -39,6 +46,10 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
             cli.main(shlex.split(command))
         assert "--accelerator gpu" in capsys.readouterr().err
         return
+    if "--num_nodes" in command:
+        pytest.skip("needs several machines; test_processes.py runs torchrun on one")
+    if "--devices" in command:
+        pytest.skip("starts processes with the command line of pytest; test_processes.py runs it")
     if "--resume" in command:
         run = fit("--data.dataset=mnist", "--max_epochs=1")
         run.rename(run.with_name("version_3"))
@@ -48,7 +59,7 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
     assert "test/accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "format", "tensorboard"])
+@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "soak", "format", "tensorboard"])
 def test_make_targets_exist_and_are_listed(target: str) -> None:
     make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
@@ -122,46 +133,201 @@ def test_resume_refuses_other_settings_and_says_when_finished(
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        ("--model.lr=-1", "--model.lr"),
-        ("--model.lr=nan", "--model.lr"),
-        ("--model.lr=fast", "lr"),
-        ("--model.momentum=1", "--model.momentum"),
-        ("--model.weight_decay=-1", "--model.weight_decay"),
-        ("--model.schedule=wavy", "schedule"),
-        ("--data.batch_size=0", "--data.batch_size"),
-        ("--data.steps_per_execution=0", "--data.steps_per_execution"),
-        ("--data.val_size=-1", "--data.val_size"),
-        ("--data.val_size=1.5", "--data.val_size"),
-        ("--data.val_size=1438", "--data.val_size"),
-        ("--data.dataset=cats", "--data.dataset cats"),
-        ("--max_epochs=0", "--max_epochs"),
-        ("--max_steps=0", "--max_steps"),
-        ("--val_check_interval=0", "--val_check_interval"),
-        ("--accelerator=abacus", "accelerator"),
-        ("--precision=3", "precision"),
-        ("--devices=0", "--devices"),
-        ("--no_such_flag=1", "--no_such_flag"),
-        ("--config=nowhere.yaml", "nowhere.yaml"),
-        ("--config=broken.yaml", "broken.yaml"),
-        ("--config=unknown.yaml", "speling"),
-        ("--resume=last", "nothing to resume"),
-        ("--resume=broken.ckpt", "nothing to resume"),
-    ],
-)
-def test_wrong_input_gets_one_sentence(
+WRONG_VALUES = [
+    ("--model.lr=-1", "--model.lr"),
+    ("--model.lr=0", "--model.lr"),
+    ("--model.lr=nan", "--model.lr"),
+    ("--model.lr=inf", "--model.lr"),
+    ("--model.lr=fast", "lr"),
+    ("--model.momentum=1", "--model.momentum"),
+    ("--model.momentum=-0.1", "--model.momentum"),
+    ("--model.momentum=nan", "--model.momentum"),
+    ("--model.momentum=much", "momentum"),
+    ("--model.weight_decay=-1", "--model.weight_decay"),
+    ("--model.weight_decay=nan", "--model.weight_decay"),
+    ("--model.weight_decay=none", "weight_decay"),
+    ("--model.schedule=wavy", "schedule"),
+    ("--data.batch_size=0", "--data.batch_size"),
+    ("--data.batch_size=-5", "--data.batch_size"),
+    ("--data.batch_size=1.5", "batch_size"),
+    ("--data.batch_size=nan", "batch_size"),
+    ("--data.steps_per_execution=0", "--data.steps_per_execution"),
+    ("--data.steps_per_execution=few", "steps_per_execution"),
+    ("--data.val_size=-1", "--data.val_size"),
+    ("--data.val_size=nan", "--data.val_size"),
+    ("--data.val_size=1.5", "--data.val_size"),
+    ("--data.val_size=1438", "--data.val_size"),
+    ("--data.val_size=tenth", "val_size"),
+    ("--data.dataset=cats", "--data.dataset cats"),
+    ("--max_epochs=0", "--max_epochs"),
+    ("--max_epochs=-1", "--max_epochs"),
+    ("--max_epochs=nan", "max_epochs"),
+    ("--max_epochs=ten", "max_epochs"),
+    ("--max_steps=0", "--max_steps"),
+    ("--val_check_interval=0", "--val_check_interval"),
+    ("--seed=-1", "--seed"),
+    ("--accelerator=abacus", "accelerator"),
+    ("--strategy=fsdp", "strategy"),
+    ("--precision=3", "precision"),
+    ("--devices=0", "--devices"),
+    ("--devices=-2", "--devices"),
+    ("--devices=nan", "--devices"),
+    ("--devices=some", "--devices"),
+    ("--num_nodes=0", "--num_nodes"),
+    ("--no_such_flag=1", "--no_such_flag"),
+    ("--model.learning_rate=1", "did you mean --model.lr?"),
+    ("--model.momentun=0.5", "did you mean --model.momentum?"),
+    ("--max_epoch=5 extra", "extra"),
+    ("--config=nowhere.yaml", "nowhere.yaml"),
+    ("--config=broken.yaml", "broken.yaml"),
+    ("--config=binary.yaml", "binary.yaml"),
+    ("--config=unknown.yaml", "speling"),
+    ("--config=nested.yaml", "momentun"),
+    ("--resume=last", "nothing to resume"),
+    ("--resume=broken.ckpt", "nothing to resume"),
+    ("--resume=data", "not a run's folder"),
+]
+
+
+@pytest.mark.parametrize(("flags", "named"), WRONG_VALUES)
+def test_wrong_values_get_one_sentence(
     workdir: Path, capsys: pytest.CaptureFixture[str], flags: str, named: str
 ) -> None:
     Path("broken.yaml").write_text("data: [\n")
+    Path("binary.yaml").write_bytes(b"\x80\xff\x00")
     Path("unknown.yaml").write_text("speling: 1\n")
+    Path("nested.yaml").write_text("model:\n  momentun: 1\n")
     default = [] if "dataset" in flags else ["--data.dataset=digits"]
-    with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main([*default, *flags.split()])
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and named in lines[0]
+    refused([*default, *flags.split()], named, capsys)
     assert not Path("lightning_logs").exists()
+
+
+IMAGES, LABELS = (Path("data/MNIST/raw") / name for name in NAMES[:2])
+WHOLE = gzip.compress(small_mnist()[NAMES[0]])
+FLIPPED = WHOLE[:1000] + bytes([WHOLE[1000] ^ 1]) + WHOLE[1001:]
+
+
+def gz(content: bytes) -> Callable[[], None]:
+    """Leaves only .gz files, with this in place of the training images."""
+
+    def damage() -> None:
+        for file in list(IMAGES.parent.iterdir()):
+            file.with_suffix(".gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+        IMAGES.with_suffix(".gz").write_bytes(content)
+
+    return damage
+
+
+def raw(change: Callable[[bytes], bytes], file: Path = IMAGES) -> Callable[[], object]:
+    return lambda: file.write_bytes(change(file.read_bytes()))
+
+
+def images_are_a_folder() -> None:
+    IMAGES.unlink()
+    IMAGES.mkdir()
+
+
+def root_is_a_file() -> None:
+    shutil.rmtree("data")
+    Path("data").write_text("")
+
+
+def root_is_read_only() -> None:
+    shutil.rmtree("data/MNIST")
+    Path("data").chmod(0o500)
+
+
+WRONG_FILES: dict[str, tuple[Callable[[], object], str]] = {
+    "gz cut short": (gz(WHOLE[:-100]), "train-images-idx3-ubyte.gz"),
+    "gz with a wrong byte": (gz(FLIPPED), "train-images-idx3-ubyte.gz"),
+    "gz that is not gzip": (gz(b"<html>not found</html>"), "train-images-idx3-ubyte.gz"),
+    "cut short": (raw(lambda content: content[:-1]), "where its header promises"),
+    "empty": (raw(lambda content: b""), "not an IDX file"),
+    "wrong magic": (raw(lambda content: b"\x01" + content[1:]), "not an IDX file"),
+    "wrong type": (raw(lambda content: content[:2] + b"\x0d" + content[3:]), "type 0x0d"),
+    "flat": (raw(lambda content: LABELS.read_bytes()), "does not hold images"),
+    "more images than labels": (raw(lambda content: idx(np.zeros(599)), LABELS), "600 images but"),
+    "label out of range": (raw(lambda content: idx(np.full(600, 10)), LABELS), "label 10, not one of 0 to 9"),
+    "not to be read": (lambda: IMAGES.chmod(0), "Permission denied"),
+    "a folder": (images_are_a_folder, "Is a directory"),
+    "root a file": (root_is_a_file, "data"),
+    "root read-only": (root_is_read_only, "Permission denied"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_wrong_files_get_one_sentence(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_nobody: None, name: str
+) -> None:
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    spoil, named = WRONG_FILES[name]
+    spoil()
+    denied = name == "not to be read"
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(["--data.dataset=mnist"])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and named in lines[0], lines
+    assert denied or "data" in lines[0]
+    assert not Path("lightning_logs").exists()
+
+
+def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.CaptureFixture[str], as_nobody: None) -> None:
+    Path().chmod(0o500)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        cli.main(QUICK)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and "lightning_logs cannot be written (Permission denied)" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--data.batch_size=100",
+        "--model.lr=3",
+        "--data.dataset=digits",
+        "--data.val_size=0",
+        "--data.steps_per_execution=1",
+        "--model.schedule=constant",
+        "--seed=5",
+        "--precision=64-true",
+        "--config=other.yaml",
+    ],
+)
+def test_resume_refuses_a_contradiction_by_name(workdir: Path, capsys: pytest.CaptureFixture[str], flags: str) -> None:
+    Path("other.yaml").write_text("seed: 3\n")
+    fit("--data.dataset=mnist", "--max_epochs=1")
+    named = flags.partition("=")[0].replace("--config", "--seed")
+    refused(["--resume=last", flags], f"{named} ", capsys)
+
+
+def test_a_run_has_one_user(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(*QUICK)
+    with locked(run, wait=False):
+        refused(["--resume=last", "--max_epochs=2"], "is being trained by another process", capsys)
+    assert fit("--resume=last", "--max_epochs=2") == run
+
+
+def test_a_training_that_diverges_stops(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.01", "--model.schedule=constant"]
+    with pytest.raises(SystemExit, match=r"^1$"):
+        cli.main([*flags, "--model.lr=1e9"])
+    printed = capsys.readouterr()
+    assert re.search(r"diverged: the loss is .* at step 2; try a smaller --model.lr, it is 1e\+09", printed.err)
+    assert "Epoch" not in printed.out and len(printed.err.splitlines()) == 1
+    assert not (Path("lightning_logs/version_0") / "results.json").exists()
+
+    # A weight decay that overshoots grows the weights by a factor each step: this one takes some hundred steps.
+    run = fit(*flags, "--max_epochs=1", "--model.weight_decay=201.5", "--model.momentum=0")
+    before = (run / "checkpoints/last.ckpt").read_bytes()
+    with pytest.raises(SystemExit, match=r"^1$"):
+        cli.main(["--resume=last", "--max_epochs=100"])
+    assert f"{run}/checkpoints/last.ckpt is whole" in capsys.readouterr().err
+    after = read(run / "checkpoints/last.ckpt")
+    assert torch.isfinite(after["state_dict"]["linear.weight"]).all()
+    assert after["global_step"] > 135 and before != (run / "checkpoints/last.ckpt").read_bytes()
 
 
 def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixture[str]) -> None:

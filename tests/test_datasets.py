@@ -8,12 +8,15 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import NAMES, idx, small_mnist
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
 from logreg_lightning import datasets
@@ -63,6 +66,20 @@ def test_download_goes_past_a_dead_mirror_and_a_wrong_byte(mirrors: tuple[Path, 
     assert (len(loaded.test), loaded.image_shape) == (100, (1, 28, 28))
 
 
+def test_several_at_once_download_once(
+    mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(_Quiet, "log_message", lambda self, *_: asked.append(self.path))
+    datasets.prepare("mnist", tmp_path / "alone")
+    alone, asked[:] = asked.copy(), []
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(datasets.prepare, "mnist", tmp_path / "data") for _ in range(4)]:
+            done.result()
+    assert sorted(asked) == sorted(alone)
+    assert {name: (tmp_path / "data/MNIST/raw" / name).read_bytes() for name in NAMES} == small_mnist()
+
+
 def test_download_that_fails_everywhere_leaves_nothing(mirrors: tuple[Path, Path], tmp_path: Path) -> None:
     for folder in mirrors:
         (folder / f"{NAMES[3]}.gz").write_bytes(b"not the file")
@@ -101,6 +118,25 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: st
     with pytest.raises(InputError, match=message) as caught:
         datasets.read_idx(file)
     assert str(file) in str(caught.value)
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_right_values_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    shape = data.draw(st.lists(st.integers(0, 4), max_size=4))
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    content = data.draw(st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(lambda rest: header + rest)))
+    file = tmp_path / "any"
+    file.write_bytes(content)
+    try:
+        found = datasets.read_idx(file)
+    except InputError as error:
+        assert str(file) in str(error) and "\n" not in str(error)
+    else:
+        size = 4 if content[2] == 0x0C else 1
+        offset = 4 + 4 * content[3]
+        assert content[offset:] == found.numpy().astype(">i4" if size == 4 else np.uint8).tobytes()
+        assert np.array(found.shape, ">u4").tobytes() == content[4:offset]
 
 
 @pytest.mark.parametrize(

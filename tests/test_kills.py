@@ -72,12 +72,13 @@ def command(trial: Trial, data: Path) -> list[str]:
     return ["--resume=last"] if begun else [*RUNS[trial.name], f"--data.root={data}"]
 
 
-def pids(process: subprocess.Popen[str]) -> list[int]:
+def started_by(process: subprocess.Popen[str]) -> list[int]:
+    """Other processes of the run."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"fit.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     except OSError:
-        children = []
-    return [process.pid, *map(int, children)]
+        return []
 
 
 def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
@@ -87,8 +88,9 @@ def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
     done = threading.Event()
     done.wait(stop.share * (4.0 if stop.from_start else seconds))  # the random moment; nothing ever sets it
     there = process.poll() is None
+    children = started_by(process) if stop.child else []
     if there:
-        os.kill(pids(process)[-1] if stop.child else process.pid, stop.signum)
+        os.kill(children[0] if children else process.pid, stop.signum)
     output = first + process.stdout.read()  # ends when the last process of the run has ended
     status = process.wait()
     trial.log.append(f"{stop}: {status}\n{output}")
@@ -97,8 +99,8 @@ def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
     if not there or status == 0:
         return  # it was quicker
     # Outside the training loop a signal just ends the process.
-    if stop.child:
-        assert status in (1, -9), output
+    if children:
+        assert status == 1 and "another process of this run has ended; go on with" in output, output
     else:
         assert status in (EXPECTED_STATUS[stop.signum], -stop.signum), output
     if status in (130, 143):

@@ -13,7 +13,7 @@ from conftest import outcome, small_mnist
 
 from logreg_lightning.checkpoints import read
 
-FIT = Path(__file__).parents[1] / "scripts" / "fit.py"
+FIT = str(Path(__file__).parents[1] / "scripts" / "fit.py")
 FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu"]  # 540 = 77 x 7 + 1
 
 
@@ -65,3 +65,36 @@ def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> Non
     found = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
     assert found[0]["test/accuracy"] == found[1]["test/accuracy"]
     assert found[0]["test/loss"] == pytest.approx(found[1]["test/loss"], rel=1e-5)
+
+
+def test_torchrun_starts_them_too(workdir: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", FIT]
+    flags = ["--max_epochs=1", "--devices=2", "--data.batch_size=7", "--accelerator=cpu"]
+    subprocess.run([*torchrun, *flags], capture_output=True, check=True)
+    assert [folder.name for folder in Path("lightning_logs").iterdir()] == ["version_0"]
+    subprocess.run([*torchrun, "--resume=last", "--max_epochs=2"], capture_output=True, check=True)
+    results = json.loads(Path("lightning_logs/version_0/results.json").read_text())
+    assert (results["steps"], results["devices"]) == (2 * 78, 2)
+
+
+KILLER = """
+import os, runpy, signal, sys
+from lightning.pytorch.strategies.launchers import subprocess_script
+script, victim = sys.argv[1:3]
+if os.environ.get("LOCAL_RANK") == "1":
+    os.kill(os.getpid() if victim == "started" else os.getppid(), signal.SIGKILL)
+subprocess_script._basic_subprocess_cmd = lambda: [sys.executable, "killer.py", script, victim, *sys.argv[1:]]
+sys.argv[:3] = [script]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("victim", ["started", "starter"])
+def test_one_that_is_killed_early_ends_the_other(workdir: Path, victim: str) -> None:
+    """Before they have met, where nothing but a watch over each other can notice."""
+    Path("killer.py").write_text(KILLER)
+    command = [sys.executable, "killer.py", FIT, victim, *FLAGS, "--devices=2"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == (1 if victim == "started" else -9)
+    assert "another process of this run has ended; go on with" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import signal
 import sys
 import threading
 import warnings
@@ -72,8 +71,6 @@ def main(argv: list[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
     if argv is None:
-        # Outside the training loop, where the run is saved first, Ctrl-C just ends the process.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # TensorBoard's thread hands its error, say a full disk, to the training, which says it; once is enough.
         threading.excepthook = _quiet_about_files
     try:

@@ -7,7 +7,11 @@ python scripts/fit.py --data.dataset digits --model.lr 0.05 --max_epochs 5
 python scripts/fit.py --resume last
 """
 
-from logreg_lightning.cli import main
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop, which saves first, Ctrl-C just ends
+
+from logreg_lightning.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

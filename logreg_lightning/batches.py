@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,24 @@ Batch = tuple[Tensor, Tensor]
 """Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
 
 
+class Steps(NamedTuple):
+    """What one `training_step` takes: the mini-batches of several optimiser steps, one after the other.
+
+    Attributes:
+        images: uint8 (N, C, H, W), this rank's share of all of them.
+        labels: int64 (N,).
+        sizes: This rank's images in each mini-batch; they add up to N.
+        global_sizes: All ranks' images in each mini-batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sizes: list[int]
+    global_sizes: list[int]
+
+
 class TrainLoader:
-    """What one `training_step` takes: the mini-batches of several optimiser steps, with their sizes over all ranks.
+    """The mini-batches of an epoch, those of several optimiser steps at a time.
 
     The order of an epoch is a permutation drawn from (seed, epoch), nothing else, so any epoch can be entered anywhere.
     A mini-batch is the global one; rank r of w takes its images r, r + w, ... and so every image counts once.
@@ -71,23 +87,27 @@ class TrainLoader:
         self.epoch = epoch
 
     def order(self, epoch: int) -> Tensor:
-        """Indices into the images, int64 (N,), as the epoch goes through them."""
+        """Indices into the images, int32 (N,), as the epoch goes through them."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return self.indices[torch.randperm(len(self.indices), generator=generator)]
 
-    def __iter__(self) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
+    def __iter__(self) -> Iterator[Steps]:
         # A generator: Lightning asks for an iterator twice before it takes the first batch.
         first = self.resume_at[1] if self.resume_at is not None and self.resume_at[0] == self.epoch else 0
         self.resume_at = None
-        batches = torch.split(self.order(self.epoch), self.batch_size)
+        order = self.order(self.epoch).to(self.images.pixels.device)
         for start, stop in self.calls():
             if start >= first:
                 self.done = stop
-                yield [self._shard(batch) for batch in batches[start:stop]]
+                yield self._steps(order[start * self.batch_size : stop * self.batch_size])
 
-    def _shard(self, batch: Tensor) -> tuple[Tensor, Tensor, int]:
-        mine = batch[self.rank :: self.world_size] if self.world_size > 1 else batch
-        return *self.images.take(mine), len(batch)
+    def _steps(self, indices: Tensor) -> Steps:
+        batches = torch.split(indices, self.batch_size)
+        global_sizes = [len(batch) for batch in batches]
+        if self.world_size > 1:
+            batches = tuple(batch[self.rank :: self.world_size] for batch in batches)
+            indices = torch.cat(batches)
+        return Steps(*self.images.take(indices), [len(batch) for batch in batches], global_sizes)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "step": self.done}
@@ -107,11 +127,12 @@ class EvalLoader:
         self, images: Images, indices: Tensor | None, rank: int = 0, world_size: int = 1, batch_size: int = 2000
     ) -> None:
         self.images = images
-        every = torch.arange(len(images)) if indices is None else indices
+        every = torch.arange(len(images), dtype=torch.int32) if indices is None else indices
         self.batches = torch.split(every, batch_size)[rank::world_size] or (every[:0],)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.images.take, self.batches)
+        device = self.images.pixels.device
+        return (self.images.take(batch.to(device)) for batch in self.batches)

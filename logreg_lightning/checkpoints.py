@@ -90,7 +90,7 @@ class Saver(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        just_drawn = not cast(LogisticRegression, pl_module).pending
+        just_drawn = not cast(LogisticRegression, pl_module).pending_sizes
         if just_drawn and not self._validation_follows(trainer, batch_idx):
             self._save(trainer, "last.ckpt")
 

@@ -21,7 +21,8 @@ class ImageDataModule(L.LightningDataModule):
 
     Args:
         dataset: auto (MNIST where it is on disk or can be downloaded, else digits), mnist, fashion-mnist, kmnist,
-            qmnist, or digits (the 1,797 8x8 digits inside scikit-learn, no network).
+            qmnist, digits (the 1,797 8x8 digits inside scikit-learn, no network), or a folder of one's own with the
+            four files of MNIST's format, raw or .gz: any number of classes, any image size.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together.
         val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
@@ -44,8 +45,9 @@ class ImageDataModule(L.LightningDataModule):
         steps_per_execution: int = 50,
     ) -> None:
         super().__init__()
-        if dataset != "auto" and dataset not in datasets.NAMES:
-            raise InputError(f"--data.dataset {dataset} is not known; it is one of auto, {', '.join(datasets.NAMES)}")
+        if dataset != "auto" and dataset not in datasets.NAMES and not datasets.is_folder(dataset):
+            names = ", ".join(datasets.NAMES)
+            raise InputError(f"--data.dataset {dataset} is not known; it is one of auto, {names}, or a folder's path")
         for name, value in (("batch_size", batch_size), ("steps_per_execution", steps_per_execution)):
             if value < 1:
                 raise InputError(f"--data.{name} must be at least 1, not {value}")
@@ -82,7 +84,9 @@ class ImageDataModule(L.LightningDataModule):
         if held_out >= total:
             raise InputError(f"--data.val_size {self.val_size} leaves none of the {total} training images to train on")
         order = torch.randperm(total, generator=torch.Generator().manual_seed(self.val_seed))
-        self.val_indices, self.train_indices = order[:held_out].sort().values, order[held_out:].sort().values
+        is_held_out = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[:held_out], True)
+        self.val_indices = is_held_out.nonzero().flatten().int()
+        self.train_indices = is_held_out.logical_not_().nonzero().flatten().int()
         self._loaded = data
 
     @property

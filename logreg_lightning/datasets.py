@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import itertools
 import math
 import shutil
 import socket
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from logreg_lightning.files import locked
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
+_IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _IDX_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
 
@@ -39,7 +43,7 @@ class Images:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the images, uint8 (n, C, H, W), and labels, int64 (n,), at `indices`, int64 (n,)."""
+        """Copies of the images, uint8 (n, C, H, W), and labels, int64 (n,), at `indices`, int32 (n,)."""
         return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
 
 
@@ -101,45 +105,101 @@ _MEND = "delete it so that it is fetched or unpacked again, or put a whole copy 
 
 
 def load(name: str, root: Path) -> Dataset:
-    """The data set of that name from the files under `root`; nothing is downloaded.
+    """The data set of that name, or in that folder, from the files there or under `root`; nothing is downloaded.
 
     Raises:
         InputError: its files are not there, damaged, or do not fit together.
     """
     if name == "digits":
         return _digits()
-    kind = _torchvision_class(name)
-    classes = tuple(str(c) for c in kind.classes)
-    raw = root / kind.__name__ / "raw"
-    train_files, test_files = _raw_files(kind, raw)
-    return Dataset(name, classes, _read_pair(*train_files, len(classes)), _read_pair(*test_files, len(classes)))
+    if name in _TORCHVISION:
+        kind = _torchvision_class(name)
+        classes = tuple(str(c) for c in kind.classes)
+        files = _raw_files(kind, root / kind.__name__ / "raw")
+        return Dataset(name, classes, *(_read_pair(*pair, len(classes)) for pair in files))
+    train_files, test_files = _folder_files(Path(name), root)
+    train = _read_pair(*train_files, None)
+    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
+    return Dataset(name, classes, train, _read_pair(*test_files, len(classes)))
 
 
 def prepare(name: str, root: Path) -> None:
     """Makes sure that the files of a data set are under `root`: there already, unpacked, or downloaded.
 
     torchvision fetches them, MD5 checked, from each mirror in turn, into a folder beside their place; only whole files
-    move into it. A lock keeps several processes from doing it at once.
+    move into it. The .gz files of a folder of one's own are unpacked under `root`. A lock keeps several processes from
+    doing it at once.
 
     Raises:
         InputError: they cannot be had; the sentence says what was tried and what helps.
     """
     if name == "digits":
         return
-    kind = _torchvision_class(name)
-    raw = root / kind.__name__ / "raw"
-    if _all_there(kind, raw):
-        return
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        with locked(root, wait=True):
+        if name in _TORCHVISION:
+            kind = _torchvision_class(name)
+            raw = root / kind.__name__ / "raw"
             if not _all_there(kind, raw):
-                _fetch(kind, name, raw)
+                raw.mkdir(parents=True, exist_ok=True)
+                with locked(root, wait=True):
+                    if not _all_there(kind, raw):
+                        _fetch(kind, name, raw)
+            return
+        packed = [
+            (file, place)
+            for file, place in zip(_found(Path(name)), itertools.chain(*_folder_files(Path(name), root)), strict=True)
+            if file != place
+        ]
+        if packed:
+            packed[0][1].parent.mkdir(parents=True, exist_ok=True)
+            with locked(root, wait=True):
+                for file, place in packed:
+                    if not place.exists() or place.stat().st_mtime < file.stat().st_mtime:
+                        _unpack(file, place)
     except OSError as error:
         raise InputError(
-            f"{raw} cannot be written ({error.strerror}); name another folder with --data.root, or "
+            f"{error.filename or root} cannot be written ({error.strerror}); name another folder with --data.root, or "
             "train without files: --data.dataset digits"
         ) from None
+
+
+def is_folder(name: str) -> bool:
+    """Whether it names a folder of one's own, not a data set; a data set's name comes first."""
+    return name not in NAMES and Path(name).is_dir()
+
+
+def _found(folder: Path) -> list[Path]:
+    """The four files, raw or packed, of a folder in MNIST's format, by MNIST's names."""
+    found = []
+    for name in _IDX_NAMES:
+        raw, packed = folder / name, folder / f"{name}.gz"
+        if not raw.exists() and not packed.exists():
+            raise InputError(
+                f"--data.dataset {folder}: {name} or {name}.gz is not there; a folder of your own holds the four files "
+                f"{', '.join(_IDX_NAMES)} in MNIST's format"
+            )
+        found.append(raw if raw.exists() else packed)
+    return found
+
+
+def _folder_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
+    """Images' and labels' file to read, of the training set, then of the test set."""
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    unpacked = root / "unpacked" / f"{folder.resolve().name}-{place}"
+    files = [unpacked / file.stem if file.suffix == ".gz" else file for file in _found(folder)]
+    return [(files[0], files[1]), (files[2], files[3])]
+
+
+def _unpack(file: Path, place: Path) -> None:
+    partial = place.with_name(place.name + ".partial")
+    try:
+        with gzip.open(file) as packed, partial.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 2**20)
+        partial.replace(place)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{file} is not a whole gzip file ({error}); put a whole copy there") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _fetch(kind: Any, name: str, raw: Path) -> None:
@@ -176,8 +236,6 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
 
 
 def _torchvision_class(name: str) -> Any:
-    if name not in _TORCHVISION:
-        raise InputError(f"--data.dataset {name} is not known; it is one of auto, {', '.join(NAMES)}")
     import torchvision
 
     return getattr(torchvision.datasets, _TORCHVISION[name])
@@ -194,7 +252,8 @@ def _all_there(kind: Any, raw: Path) -> bool:
     return all(file.exists() for pair in _raw_files(kind, raw) for file in pair)
 
 
-def _read_pair(images: Path, labels: Path, classes: int) -> Images:
+def _read_pair(images: Path, labels: Path, classes: int | None) -> Images:
+    """Images whose labels are checked to be below the number of classes, where that is known."""
     pixels, targets = read_idx(images), read_idx(labels)
     if pixels.dtype != torch.uint8 or pixels.ndim != 3:
         raise InputError(f"{images} does not hold images (N, height, width) of unsigned bytes; {_MEND}")
@@ -204,8 +263,9 @@ def _read_pair(images: Path, labels: Path, classes: int) -> Images:
         raise InputError(f"{images} holds {len(pixels)} images but {labels} {len(targets)} labels; {_MEND}")
     targets = targets.long()
     low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
-        raise InputError(f"{labels} holds the label {low if low < 0 else high}, not one of 0 to {classes - 1}; {_MEND}")
+    if low < 0 or (classes is not None and high >= classes):
+        known = f"one of 0 to {classes - 1}" if classes is not None else "0 or more"
+        raise InputError(f"{labels} holds the label {low if low < 0 else high}, not {known}; {_MEND}")
     return Images(pixels.unsqueeze(1), targets)
 
 

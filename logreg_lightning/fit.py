@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def _fit(
         run,
         command=command,
         dataset=data.dataset,
-        epochs=trainer.current_epoch,
+        epochs=math.ceil(steps / data.steps_per_epoch),
         steps=steps,
         fit_seconds=saver.fit_seconds,
         accelerator=type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from logreg_lightning.batches import LOG_EVERY, Batch
+from logreg_lightning.batches import LOG_EVERY, Batch, Steps
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
+from logreg_lightning.graphs import GraphedSteps
 
 DIVERGED = 1e6
 """Nats: a step's mean loss from here on, or NaN, ends the training. A large learning rate alone never makes the loss
@@ -94,10 +96,11 @@ class LogisticRegression(L.LightningModule):
         self.test_metrics = self.val_metrics.clone("test/")
         # Guo et al. 2017, https://arxiv.org/abs/1706.04599: 15 bins, L1
         self.test_metrics["calibration_error"] = MulticlassCalibrationError(classes, n_bins=15, norm="l1")
-        # Mean loss and number right of each step since the last point of the training curve. A run is saved only where
-        # a point was just drawn, so no checkpoint needs them.
-        self.pending: list[Tensor] = []
-        self.pending_images = 0
+        # Of each image since the last point of the training curve: its loss, and whether it was right. A run is saved
+        # only where a point was just drawn, so no checkpoint needs them.
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.pending_sizes: list[int] = []
+        self.graphed_steps = GraphedSteps(self.optimizer_steps)
 
     def features(self, images: Tensor) -> Tensor:
         """Floats (N, inputs) in [0, 1] of uint8 images (N, C, H, W), as `ToTensor` scales them."""
@@ -108,7 +111,10 @@ class LogisticRegression(L.LightningModule):
         return cast(Tensor, self.linear(self.features(images)))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold
+        return torch.optim.SGD(
+            self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused
+        )
 
     def lr_at(self, step: int, run_steps: int) -> float:
         """The learning rate of optimiser step `step`, counted from 0, in a run of `run_steps`."""
@@ -117,60 +123,69 @@ class LogisticRegression(L.LightningModule):
         return self.lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
 
     @torch.no_grad()
-    def training_step(self, batches: list[tuple[Tensor, Tensor, int]], batch_idx: int) -> None:
-        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    def training_step(self, steps: Steps, batch_idx: int) -> None:
         run_steps = cast(ImageDataModule, cast(Any, self.trainer).datamodule).run_steps
-        all_logits, all_labels = [], []
-        for images, labels, global_size in batches:
+        rates = [self.lr_at(self.global_step + number, run_steps) for number in range(len(steps.sizes))]
+        logits = self.graphed_steps(steps, rates) if steps.images.is_cuda else self.optimizer_steps(steps, rates)
+        # Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as a step.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in steps.sizes:
+            progress.increment_ready()
+            progress.increment_completed()
+        losses = F.cross_entropy(logits, steps.labels, reduction="none").double()
+        self.pending.append((losses, logits.argmax(1) == steps.labels))
+        self.pending_sizes += steps.global_sizes
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if last or len(self.pending_sizes) == LOG_EVERY or self.global_step == self.trainer.max_steps:
+            self._draw_training_curve(rates[-1])
+
+    def optimizer_steps(self, steps: Steps, rates: Sequence[float | Tensor]) -> Tensor:
+        """Steps the optimiser once for each mini-batch and returns all logits (N, classes), each before its step.
+
+        Nothing in it waits for the device or depends on a value, so on a GPU it can be recorded and replayed.
+        """
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        weight, bias = self.linear.weight, self.linear.bias
+        batches = zip(*(torch.split(part, steps.sizes) for part in (steps.images, steps.labels)), strict=True)
+        all_logits = []
+        for (images, labels), global_size, rate in zip(batches, steps.global_sizes, rates, strict=True):
             features = self.features(images)
             logits = self.linear(features)
             error = cross_entropy_gradient(logits, labels, global_size)
-            self.linear.weight.grad = (error.T @ features).to(self.linear.weight.dtype)
-            self.linear.bias.grad = error.sum(0).to(self.linear.bias.dtype)
+            weight.grad, bias.grad = (error.T @ features).to(weight.dtype), error.sum(0).to(bias.dtype)
             if self.trainer.world_size > 1:
-                torch.distributed.all_reduce(self.linear.weight.grad)
-                torch.distributed.all_reduce(self.linear.bias.grad)
-            optimizer.param_groups[0]["lr"] = self.lr_at(self.global_step, run_steps)
+                torch.distributed.all_reduce(weight.grad)
+                torch.distributed.all_reduce(bias.grad)
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-            # Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as the step.
-            progress.increment_ready()
-            progress.increment_completed()
+            torch.clear_autocast_cache()  # else mixed precision goes on with the weights before the step
             all_logits.append(logits)
-            all_labels.append(labels)
-        self._remember(torch.cat(all_logits), torch.cat(all_labels), batches)
-        last = batch_idx + 1 == self.trainer.num_training_batches
-        if last or len(self.pending) == LOG_EVERY or self.global_step == self.trainer.max_steps:
-            self._draw_training_curve()
+        return torch.cat(all_logits)
 
-    def _remember(self, logits: Tensor, labels: Tensor, batches: list[tuple[Tensor, Tensor, int]]) -> None:
-        """Notes each step's loss, with the weights that it started from, and number right."""
-        losses = F.cross_entropy(logits, labels, reduction="none").double()
-        right = (logits.argmax(1) == labels).double()
-        sizes = [len(labels) for _, labels, _ in batches]
-        for loss, hits, (_, _, global_size) in zip(
-            torch.split(losses, sizes), torch.split(right, sizes), batches, strict=True
-        ):
-            self.pending.append(torch.stack([loss.sum() / global_size, hits.sum()]))
-            self.pending_images += global_size
-
-    def _draw_training_curve(self) -> None:
-        sums = torch.stack(self.pending)
+    def _draw_training_curve(self, rate: float) -> None:
+        """One point: the mean loss and accuracy of the images since the last, each with the weights of its step."""
+        losses, right = (torch.cat(parts) for parts in zip(*self.pending, strict=True))
+        sums = torch.stack([losses.sum(), right.sum()])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
-        losses = sums[:, 0]
-        if not bool((losses < DIVERGED).all()):
-            bad = int((losses < DIVERGED).logical_not().nonzero()[0])
+        loss, accuracy = (sums / sum(self.pending_sizes)).tolist()
+        if not loss < DIVERGED:
             raise RunError(
-                f"the training diverged: the loss is {losses[bad].item():.3g} at step "
-                f"{self.global_step - len(self.pending) + bad + 1}; try a smaller --model.lr, it is {self.lr:g} "
-                f"(--model.momentum {self.momentum:g}, --model.weight_decay {self.weight_decay:g})"
+                f"the training diverged: {self._where_it_diverged(losses)}; try a smaller --model.lr, it is "
+                f"{self.lr:g} (--model.momentum {self.momentum:g}, --model.weight_decay {self.weight_decay:g})"
             )
-        loss, accuracy = losses.mean().item(), sums[:, 1].sum().item() / self.pending_images
-        self.pending, self.pending_images = [], 0
-        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        self.pending, self.pending_sizes = [], []
         self.log("train/loss", loss, prog_bar=True, logger=False)
-        self._write({"train/loss": loss, "train/accuracy": accuracy, "train/lr": optimizer.param_groups[0]["lr"]})
+        self._write({"train/loss": loss, "train/accuracy": accuracy, "train/lr": rate})
+
+    def _where_it_diverged(self, losses: Tensor) -> str:
+        """The first step, of those since the last point, whose loss is out of bounds."""
+        first = self.global_step - len(self.pending_sizes) + 1
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        steps = torch.split(losses, [len(range(rank, size, ranks)) for size in self.pending_sizes])
+        worst = [(float(step.mean()), number) for number, step in enumerate(steps, first) if not step.mean() < DIVERGED]
+        loss, number = worst[0] if worst else (float(losses.max()), self.global_step)
+        return f"the loss is {loss:.3g} at step {number}"
 
     def _write(self, metrics: dict[str, float]) -> None:
         """To the logger, with optimiser steps on the x axis (Lightning's own counts calls of training_step)."""

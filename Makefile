@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help setup fit test soak format tensorboard
+.PHONY: help setup fit test soak bench format tensorboard
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -28,6 +28,9 @@ test: setup  ## format, lint, types and tests
 N ?= 100
 soak: setup  ## stop N real runs at random moments, resume them, count differences: make soak N=100
 	$(BIN)/python -m pytest tests/test_kills.py --kills $(N) $(ARGS)
+
+bench: setup  ## measure speed against the tutorial's loop, stock Lightning, a bare loop and scikit-learn
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -14,8 +14,12 @@ from logreg_lightning.datasets import Images
 LOG_EVERY = 50
 """Optimiser steps between two points of a training curve and between two saves: a call never crosses one."""
 
-Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+class Batch(NamedTuple):
+    """Images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
 
 
 class Steps(NamedTuple):
@@ -135,4 +139,4 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         device = self.images.pixels.device
-        return (self.images.take(batch.to(device)) for batch in self.batches)
+        return (Batch(*self.images.take(batch.to(device))) for batch in self.batches)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning import datasets
 from logreg_lightning.batches import LOG_EVERY, EvalLoader, TrainLoader
-from logreg_lightning.datasets import Dataset
+from logreg_lightning.datasets import Dataset, Images
 from logreg_lightning.errors import InputError
 
 
@@ -60,6 +60,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = 0
         self.max_epochs, self.max_steps, self.val_check_interval = 1, -1, None
         self._loaded: Dataset | None = None
+        self._train_images: Images | None = None  # where they are while training
 
     def prepare_data(self) -> None:
         """Fetches the files, once a node. Which data set `auto` became is in `dataset` afterwards."""
@@ -140,15 +141,23 @@ class ImageDataModule(L.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
+    def _resident(self, images: Images) -> Images:
+        """The images on the GPU that trains, where there is one and they fit into four fifths of what is free there."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if device.type != "cuda" or images.pixels.nbytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
+            return images
+        return Images(images.pixels.to(device), images.labels.to(device))
+
     def train_dataloader(self) -> TrainLoader:
+        self._train_images = self._resident(self.data.train)
         return TrainLoader(
-            self.data.train, self.train_indices, self.batch_size, self.steps_per_call, self.seed, *self._place()
+            self._train_images, self.train_indices, self.batch_size, self.steps_per_call, self.seed, *self._place()
         )
 
     def val_dataloader(self) -> EvalLoader:
         if not len(self.val_indices):
             return self.test_dataloader()
-        return EvalLoader(self.data.train, self.val_indices, *self._place())
+        return EvalLoader(self._train_images or self.data.train, self.val_indices, *self._place())
 
     def test_dataloader(self) -> EvalLoader:
-        return EvalLoader(self.data.test, None, *self._place())
+        return EvalLoader(self._resident(self.data.test), None, *self._place())

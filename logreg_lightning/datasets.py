@@ -9,6 +9,7 @@ import math
 import shutil
 import socket
 import tempfile
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +96,14 @@ def read_idx(path: Path) -> Tensor:
             raise InputError(f"{path} has {size} bytes where its header promises {expected}; {_MEND}")
         if 0 in shape or not shape:
             raise InputError(f"{path} holds no values; {_MEND}")
-        values = np.memmap(path, dtype, "c", offset, shape)
+        values = np.memmap(path, dtype, "r", offset, shape)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {_MEND}") from None
-    return torch.from_numpy(values if dtype == np.uint8 else values.astype(np.int32))
+    if dtype != np.uint8:
+        return torch.from_numpy(values.astype(np.int32))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes to it
+        return torch.from_numpy(values)
 
 
 _MEND = "delete it so that it is fetched or unpacked again, or put a whole copy there"

@@ -89,13 +89,15 @@ class LogisticRegression(L.LightningModule):
         self.lr, self.momentum, self.weight_decay, self.schedule = lr, momentum, weight_decay, schedule
         self.automatic_optimization = False  # one training_step runs several optimiser steps
         self.linear = nn.Linear(inputs, classes)
-        accuracy = MulticlassAccuracy(classes, average="micro")
+        accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_metrics = MetricCollection(
             {"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/", compute_groups=False
         )
         self.test_metrics = self.val_metrics.clone("test/")
         # Guo et al. 2017, https://arxiv.org/abs/1706.04599: 15 bins, L1
-        self.test_metrics["calibration_error"] = MulticlassCalibrationError(classes, n_bins=15, norm="l1")
+        self.test_metrics["calibration_error"] = MulticlassCalibrationError(
+            classes, n_bins=15, norm="l1", validate_args=False
+        )
         # Of each image since the last point of the training curve: its loss, and whether it was right. A run is saved
         # only where a point was just drawn, so no checkpoint needs them.
         self.pending: list[tuple[Tensor, Tensor]] = []
@@ -121,6 +123,10 @@ class LogisticRegression(L.LightningModule):
         if self.schedule == "constant":
             return self.lr
         return self.lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # Lightning would look into every number of it.
+        return type(batch)._make(part.to(device) if isinstance(part, Tensor) else part for part in batch)
 
     @torch.no_grad()
     def training_step(self, steps: Steps, batch_idx: int) -> None:

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
     assert "test/accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "soak", "format", "tensorboard"])
+@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "soak", "bench", "format", "tensorboard"])
 def test_make_targets_exist_and_are_listed(target: str) -> None:
     make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
@@ -93,6 +94,17 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         if action.option_strings and not action.option_strings[-1].endswith(("data", "model")):
             assert action.option_strings[-1] in text
             assert action.help and len(action.help) > 10, action.option_strings
+
+
+def test_help_imports_nothing_that_it_does_not_use() -> None:
+    code = "import sys, runpy; sys.argv = ['fit.py', '--help']\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "finally: print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "scripts", capture_output=True, text=True, check=True
+    )
+    imported = set(done.stderr.split())
+    assert "lightning" in imported
+    assert not imported & {"tensorboard", "torch.utils.tensorboard", "matplotlib", "sklearn", "onnx", "pandas"}
 
 
 def test_a_runs_config_repeats_it(workdir: Path) -> None:

@@ -6,6 +6,8 @@ import functools
 import gzip
 import hashlib
 import http.server
+import math
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, idx, small_mnist
+from conftest import NAMES, fit, idx, refused, small_mnist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
 from logreg_lightning import datasets
+from logreg_lightning.checkpoints import read
 from logreg_lightning.errors import InputError
 
 
@@ -157,3 +160,64 @@ def test_digits_are_scikit_learns() -> None:
     everything = torch.cat([data.train.pixels, data.test.pixels]).flatten(1)
     expected = torch.from_numpy(load_digits().data).mul(255 / 16).round()
     assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+FOLDER_CLASSES, FOLDER_SHAPE = 3, (5, 9)
+
+
+def write_folder(folder: Path, packed: bool, labels: int = 0) -> None:
+    """A data set in MNIST's format with three classes and images of 5 x 9."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(labels)
+    for images, targets, count in ((NAMES[0], NAMES[1], 90), (NAMES[2], NAMES[3], 30)):
+        content = {images: rng.integers(0, 256, (count, *FOLDER_SHAPE)), targets: np.arange(count) % FOLDER_CLASSES}
+        for name, values in content.items():
+            file = folder / (f"{name}.gz" if packed else name)
+            file.write_bytes(gzip.compress(idx(values)) if packed else idx(values))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_ones_own(workdir: Path, packed: bool) -> None:
+    write_folder(Path("mine"), packed)
+    before = sorted(Path("mine").iterdir())
+    run = fit("--data.dataset=mine", "--max_epochs=2", "--data.batch_size=8")
+    weight = read(run / "checkpoints/last.ckpt")["state_dict"]["linear.weight"]
+    assert weight.shape == (FOLDER_CLASSES, FOLDER_SHAPE[0] * FOLDER_SHAPE[1])
+    assert sorted(Path("mine").iterdir()) == before
+    fit("--resume=last", "--max_epochs=3")
+
+
+def test_packed_files_are_unpacked_again_when_they_change(tmp_path: Path) -> None:
+    for labels in (0, 1):
+        write_folder(tmp_path / "mine", True, labels)
+        for file in (tmp_path / "mine").iterdir():
+            os.utime(file, (labels + 1_900_000_000, labels + 1_900_000_000))
+        datasets.prepare(str(tmp_path / "mine"), tmp_path / "data")
+        loaded = datasets.load(str(tmp_path / "mine"), tmp_path / "data")
+        write_folder(tmp_path / "raw", False, labels)
+        assert torch.equal(loaded.train.pixels, datasets.load(str(tmp_path / "raw"), tmp_path).train.pixels)
+
+
+def test_images_stay_in_their_file(tmp_path: Path) -> None:
+    """Forty million images, 31 GB, mostly holes: more than this machine's memory, there at once."""
+    write_folder(tmp_path / "mine", False)
+    count = 40_000_000
+    for name, shape in ((NAMES[0], (count, 28, 28)), (NAMES[1], (count,)), (NAMES[2], (1, 28, 28)), (NAMES[3], (1,))):
+        header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+        with (tmp_path / "mine" / name).open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + math.prod(shape))
+    loaded = datasets.load(str(tmp_path / "mine"), tmp_path)
+    assert loaded.train.pixels.shape == (count, 1, 28, 28)
+    pixels, labels = loaded.train.take(torch.tensor([0, count - 1], dtype=torch.int32))
+    assert pixels.shape == (2, 1, 28, 28) and labels.dtype == torch.int64
+
+
+def test_a_folder_that_lacks_a_file_or_has_a_damaged_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("mine"), True)
+    whole = (Path("mine") / f"{NAMES[0]}.gz").read_bytes()
+    for content in (whole[:-9], b"not gzip"):
+        (Path("mine") / f"{NAMES[0]}.gz").write_bytes(content)
+        refused(["--data.dataset=mine"], f"mine/{NAMES[0]}.gz is not a whole gzip file", capsys)
+    (Path("mine") / f"{NAMES[0]}.gz").unlink()
+    refused(["--data.dataset=mine"], f"{NAMES[0]} or {NAMES[0]}.gz is not there", capsys)

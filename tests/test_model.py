@@ -11,7 +11,7 @@ from conftest import fit
 from torch import Tensor, nn
 
 from logreg_lightning.datamodule import ImageDataModule
-from logreg_lightning.model import LogisticRegression
+from logreg_lightning.model import LogisticRegression, cross_entropy_gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
@@ -45,6 +45,28 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
     for name, value in trained(run).items():
         assert torch.equal(value, linear.state_dict()[name])
     assert json.loads((run / "results.json").read_text())["steps"] == 2 * 68
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_no_precision_sees_how_many_steps_a_call_runs(workdir: Path, precision: str) -> None:
+    runs = [
+        fit("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=1", f"--precision={precision}",
+            f"--data.steps_per_execution={steps}")
+        for steps in (1, 50)
+    ]  # fmt: skip
+    one, many = (trained(run) for run in runs)
+    assert torch.equal(one["weight"], many["weight"]) and torch.equal(one["bias"], many["bias"])
+    assert json.loads((runs[0] / "results.json").read_text())["test/accuracy"] > 0.9
+
+
+def test_the_gradient_is_autograds() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(37, 5, requires_grad=True), torch.randint(5, (37,))
+    nn.CrossEntropyLoss()(logits, labels).backward()
+    assert logits.grad is not None
+    assert torch.equal(cross_entropy_gradient(logits.detach(), labels, 37), logits.grad)
+    softmax_minus_one_hot = (logits.softmax(1) - nn.functional.one_hot(labels, 5)) / 37
+    torch.testing.assert_close(logits.grad, softmax_minus_one_hot)
 
 
 def test_scales_pixels_as_to_tensor_does() -> None:

@@ -1,0 +1,459 @@
+"""Measures this project against the tutorial's loop, stock Lightning, a bare loop and scikit-learn.
+
+python scripts/benchmark.py
+python scripts/benchmark.py --only recipe --repeats 9 --json
+python scripts/benchmark.py --write docs/performance.md
+
+Every figure is of a fresh process; those that are compared take turns. MNIST must be in --root, as fit.py puts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+FIT = [sys.executable, str(ROOT / "scripts" / "fit.py")]
+ARTICLE = ["--config", str(ROOT / "configs" / "article.yaml")]
+
+Figures = dict[str, float]
+
+
+# What is compared: each runs in a process of its own, and returns what it measured there.
+
+
+def plain(root: str, steps: int) -> Figures:
+    """The tutorial's own loop."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    train = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
+    test = datasets.MNIST(root, train=False, transform=transforms.ToTensor())
+    train_loader, test_loader = DataLoader(train, batch_size=100, shuffle=True), DataLoader(test, batch_size=100)
+    model = nn.Linear(28 * 28, 10)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    step, begun = 0, time.perf_counter()
+    while step < steps:
+        for images, labels in train_loader:
+            optimizer.zero_grad()
+            loss = criterion(model(images.view(-1, 28 * 28)), labels)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            if step % 500 == 0:
+                with torch.no_grad():
+                    right = sum((model(x.view(-1, 28 * 28)).argmax(1) == y).sum().item() for x, y in test_loader)
+                print(f"Iteration: {step}. Loss: {loss.item()}. Accuracy: {100 * right / len(test)}")
+            if step == steps:
+                break
+    return {"fit": time.perf_counter() - begun}
+
+
+def stock(root: str, steps: int) -> Figures:
+    """Lightning as its documentation writes it: the same loader, a step a call, default logger and checkpoints."""
+    import lightning as L
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    class Model(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(28 * 28, 10)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = F.cross_entropy(self.linear(batch[0].flatten(1)), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("accuracy", (self.linear(batch[0].flatten(1)).argmax(1) == batch[1]).float().mean())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.001)
+
+    class Clock(L.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def on_train_end(self, *_: Any) -> None:
+            self.seconds = time.perf_counter() - self.begun
+
+    train = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
+    test = datasets.MNIST(root, train=False, transform=transforms.ToTensor())
+    clock = Clock()
+    trainer = L.Trainer(
+        max_steps=steps, val_check_interval=min(500, steps), check_val_every_n_epoch=None, callbacks=[clock]
+    )
+    trainer.fit(Model(), DataLoader(train, batch_size=100, shuffle=True), DataLoader(test, batch_size=100))
+    return {"fit": clock.seconds}
+
+
+def bare(root: str, steps: int) -> Figures:
+    """Nothing but forward, backward and step, over float tensors in memory."""
+    import torch
+    from torch import nn
+    from torchvision.datasets import MNIST
+
+    train, test = MNIST(root, train=True), MNIST(root, train=False)
+    x, y = train.data.view(-1, 784).float() / 255, train.targets
+    test_x, test_y = test.data.view(-1, 784).float() / 255, test.targets
+    model = nn.Linear(784, 10)
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    step, begun = 0, time.perf_counter()
+    while step < steps:
+        for batch in torch.split(torch.randperm(len(x)), 100):
+            optimizer.zero_grad()
+            criterion(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+            step += 1
+            if step % 500 == 0:
+                with torch.no_grad():
+                    print((model(test_x).argmax(1) == test_y).float().mean().item())
+            if step == steps:
+                break
+    return {"fit": time.perf_counter() - begun}
+
+
+def fit(*flags: str) -> Figures:
+    """This project's command with these flags, everything on."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*FIT, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        results = json.loads((Path(folder) / "lightning_logs" / "version_0" / "results.json").read_text())
+    return {"fit": results["fit_seconds"], "accuracy": results["test/accuracy"], "steps": results["steps"]}
+
+
+def scikit_learn(root: str, solver: str, iterations: int) -> Figures:
+    """scikit-learn's logistic regression, all threads that it takes, stopped after some iterations."""
+    import warnings
+
+    from sklearn.linear_model import LogisticRegression
+    from torchvision.datasets import MNIST
+
+    warnings.filterwarnings("ignore")
+    train, test = MNIST(root, train=True), MNIST(root, train=False)
+    x, y = train.data.reshape(len(train), -1).numpy().astype("float32") / 255, train.targets.numpy()
+    begun = time.perf_counter()
+    model = LogisticRegression(solver=solver, max_iter=iterations, tol=0, random_state=0).fit(x, y)
+    seconds = time.perf_counter() - begun
+    accuracy = model.score(test.data.reshape(len(test), -1).numpy().astype("float32") / 255, test.targets.numpy())
+    return {"fit": seconds, "accuracy": float(accuracy)}
+
+
+def evaluation(folder: str) -> Figures:
+    """Images a second of Lightning's validate with this project's metrics, and of plain prediction."""
+    import lightning as L
+    import torch
+
+    from logreg_lightning import ImageDataModule, LogisticRegression
+    from logreg_lightning.batches import EvalLoader
+
+    data = ImageDataModule(folder, val_size=0)
+    data.prepare_data()
+    data.setup()
+    model = LogisticRegression(data.data.train.pixels[0].numel(), len(data.data.classes))
+    images = data.data.train
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    begun = time.perf_counter()
+    trainer.validate(model, EvalLoader(images, None), verbose=False)
+    validated = time.perf_counter() - begun
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        for batch, _ in EvalLoader(images, None):
+            model(batch).softmax(1)
+    return {"evaluated": len(images) / validated, "predicted": len(images) / (time.perf_counter() - begun)}
+
+
+# How they are run and what is said of them.
+
+
+def in_a_process(function: Callable[..., Figures], *arguments: Any) -> Figures:
+    """What the function returns in a fresh process, with the seconds that the process took in all as `whole`."""
+    code = (
+        f"import json, sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import benchmark; "
+        f"found = benchmark.{function.__name__}(*json.loads(sys.argv[1])); print('\\n' + json.dumps(found))"
+    )
+    # Some machines set these against faults of older OpenBLAS builds; they would slow scikit-learn down.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code, json.dumps(arguments)],
+            cwd=folder, env=env, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - begun}
+
+
+def seconds_of(*command: str) -> Figures:
+    """The seconds that a command takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return {"whole": time.perf_counter() - begun}
+
+
+def timed_fit(*flags: str) -> Figures:
+    """This project's command; `whole` is that of the command alone."""
+    begun = time.perf_counter()
+    found = fit(*flags)
+    return {**found, "whole": time.perf_counter() - begun}
+
+
+def peak_of(*command: str) -> float:
+    """Bytes of memory that a process has of its own at the most: not files mapped, not the page cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        peak = 0
+        while process.poll() is None:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except OSError:
+                break
+            peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
+            time.sleep(0.01)
+        process.wait()
+    return peak * 1024
+
+
+def in_turns(runs: dict[str, Callable[[], Figures]], repeats: int) -> dict[str, list[Figures]]:
+    """What each measured, one after the other, and that again."""
+    from tqdm import tqdm
+
+    found: dict[str, list[Figures]] = {name: [] for name in runs}
+    with tqdm(total=repeats * len(runs), disable=not sys.stderr.isatty()) as bar:
+        for _ in range(repeats):
+            for name, run in runs.items():
+                bar.set_description(name)
+                found[name].append(run())
+                bar.update()
+    return found
+
+
+def many_images(root: Path, count: int, folder: Path) -> Path:
+    """A data set of `count` training images in MNIST's format: MNIST's, each shifted by up to two pixels, made once."""
+    import numpy as np
+    from torchvision.datasets import MNIST
+    from tqdm import tqdm
+
+    place = folder / f"shifted-{count}"
+    if (place / "done").exists():
+        return place
+    place.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+
+    def header(*shape: int) -> bytes:
+        return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+
+    for part, total in (("train", count), ("t10k", 10_000)):
+        source = MNIST(root, train=part == "train")
+        pixels, labels = source.data.numpy(), source.targets.numpy().astype(np.uint8)
+        with (
+            (place / f"{part}-images-idx3-ubyte").open("wb") as images,
+            (place / f"{part}-labels-idx1-ubyte").open("wb") as targets,
+            tqdm(total=total, unit=" images", desc=str(place), disable=not sys.stderr.isatty()) as bar,
+        ):
+            images.write(header(total, *pixels.shape[1:]))
+            targets.write(header(total))
+            for begin in range(0, total, 10_000):
+                chosen = np.arange(begin, min(begin + 10_000, total)) % len(pixels)
+                images.write(np.roll(pixels[chosen], rng.integers(-2, 3, 2), axis=(1, 2)).tobytes())
+                targets.write(labels[chosen].tobytes())
+                bar.update(len(chosen))
+    (place / "done").write_text("")
+    return place
+
+
+def median(found: list[Figures], name: str) -> float:
+    return statistics.median(figures[name] for figures in found)
+
+
+def row(label: str, found: list[Figures], name: str, unit: str = "s") -> str:
+    values = [figures[name] for figures in found]
+    return f"| {label} | {statistics.median(values):,.3g} {unit} | {min(values):,.3g} to {max(values):,.3g} |"
+
+
+def ratio(label: str, value: float, bound: str) -> str:
+    return f"| {label} | **{value:.2f}** | {bound} |"
+
+
+TABLE = "| what | median | from, to |\n|---|---|---|"
+RATIOS = "| ratio | measured | asked for |\n|---|---|---|"
+
+
+def recipe(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    steps = 20 if quick else 3000
+    ours = [*ARTICLE, f"--data.root={root}", *(["--max_steps=20", "--val_check_interval=10"] if quick else [])]
+    runs: dict[str, Callable[[], Figures]] = {
+        "(a) the tutorial's loop": lambda: in_a_process(plain, str(root), steps),
+        "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps),
+        "(c) bare loop": lambda: in_a_process(bare, str(root), steps),
+        "(d) this project": lambda: timed_fit(*ours),
+    }
+    found = in_turns(runs, repeats)
+    lines = ["### The tutorial's recipe: 3000 steps of batch 100, a test pass every 500", "", TABLE]
+    for part, label in (("fit", "first batch to last step"), ("whole", "whole process")):
+        lines += [row(f"{name}, {label}", figures, part) for name, figures in found.items()]
+    a, b, c, d = (median(figures, "fit") for figures in found.values())
+    lines += ["", RATIOS, ratio("(a) / (d)", a / d, "10, aim 16"), ratio("(b) / (d)", b / d, "14, aim 24")]
+    return "\n".join([*lines, ratio("(d) / (c)", d / c, "at most 1.3, aim 1.0")]), found
+
+
+def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    goal = 0.0 if quick else 0.92
+
+    def smallest(run: Callable[[int], Figures], settings: range) -> int:
+        low, high = settings.start, settings.stop - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if run(middle)["accuracy"] >= goal else (middle + 1, high)
+        return low
+
+    def solve(solver: str) -> Callable[[int], Figures]:
+        return lambda iterations: in_a_process(scikit_learn, str(root), solver, iterations)
+
+    def ours(epochs: int) -> Figures:
+        return fit("--data.dataset=mnist", f"--data.root={root}", f"--max_epochs={epochs}")
+
+    contestants = {"lbfgs": solve("lbfgs"), "saga": solve("saga"), "this project, default recipe": ours}
+    settings = {name: smallest(run, range(1, 3 if quick else 65)) for name, run in contestants.items()}
+    runs = {name: (lambda run=run, name=name: run(settings[name])) for name, run in contestants.items()}
+    found = in_turns(runs, repeats)  # type: ignore[arg-type]
+    lines = [
+        "### Time to 92 % test accuracy on MNIST, fit alone, each at its smallest setting that reaches it",
+        "",
+        TABLE,
+    ]
+    for name, figures in found.items():
+        kind = "epochs" if name.startswith("this") else "iterations"
+        label = name if name.startswith("this") else f"scikit-learn, {name}"
+        lines.append(row(f"{label}: {settings[name]} {kind}, {median(figures, 'accuracy'):.4f}", figures, "fit"))
+    best = min(median(found[name], "fit") for name in ("lbfgs", "saga"))
+    speed = best / median(found["this project, default recipe"], "fit")
+    return "\n".join([*lines, "", RATIOS, ratio("scikit-learn's best / this project", speed, "5, aim 10")]), found
+
+
+def command(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    flags = ["--data.dataset=mnist", f"--data.root={root}"]
+    imports = 'python -c "import lightning, torchvision"'
+    runs: dict[str, Callable[[], Figures]] = {
+        imports: lambda: seconds_of(sys.executable, "-c", "import lightning, torchvision"),
+        'python -c "import lightning"': lambda: seconds_of(sys.executable, "-c", "import lightning"),
+        "scripts/fit.py": lambda: seconds_of(*FIT, *flags),
+        "scripts/fit.py --help": lambda: seconds_of(*FIT, "--help"),
+        "scripts/fit.py --no_such_flag 1": lambda: seconds_of(*FIT, "--no_such_flag", "1"),
+    }
+    found = in_turns(runs, repeats)
+    both, one, whole, asked, wrong = (median(figures, "whole") for figures in found.values())
+    lines = ["### The whole command on MNIST", "", TABLE]
+    lines += [row(f"`{name}`", figures, "whole") for name, figures in found.items()]
+    lines += ["", RATIOS, ratio("command / imports", whole / both, "at most 2.0, aim 1.5")]
+    lines.append(ratio("`--help` / `import lightning`", asked / one, "at most 1.2"))
+    return "\n".join([*lines, ratio("wrong flag / `import lightning`", wrong / one, "at most 1.2")]), found
+
+
+def size(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    counts = (600, 1200) if quick else (60_000, 600_000, 8_100_000)
+    steps = 100 if quick else 40_500
+    folders = {count: many_images(root, count, root / "benchmark") for count in counts}
+
+    def flags(count: int, steps: int) -> list[str]:
+        limits = [f"--max_steps={steps}", f"--val_check_interval={steps}", "--max_epochs=1000"]
+        return [f"--data.dataset={folders[count]}", f"--data.root={root}", "--data.val_size=0", *limits]
+
+    runs = {str(count): (lambda count=count: fit(*flags(count, steps))) for count in counts}
+    found = in_turns(runs, repeats)  # type: ignore[arg-type]
+    imports = "import lightning, torchvision, torchmetrics, jsonargparse, torch.utils.tensorboard"
+    base = peak_of(sys.executable, "-c", imports)
+    lines = ["### Size: batches of 200, as many steps as make one epoch of the largest", ""]
+    lines += ["| images | images a second | microseconds an image | memory beyond the imports |", "|---|---|---|---|"]
+    costs = {}
+    for count in counts:
+        figures = found[str(count)]
+        costs[count] = median(figures, "fit") / (median(figures, "steps") * 200) * 1e6
+        memory = peak_of(*FIT, *flags(count, steps)) - base
+        for one in figures:
+            one["bytes"] = memory
+        lines.append(f"| {count:,} | {1e6 / costs[count]:,.0f} | {costs[count]:.3g} | {memory / 1e9:.2f} GB |")
+    growth = costs[counts[-1]] / costs[counts[0]]
+    lines += ["", RATIOS, ratio("cost of an image, largest / smallest", growth, "at most 1.3, aim 1.0")]
+    memory = found[str(counts[-1])][0]["bytes"] / 1e9
+    return "\n".join([*lines, ratio("memory at the largest, GB", memory, "at most 1, aim 0.3")]), found
+
+
+def evaluate(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    folder = many_images(root, 1200 if quick else 600_000, root / "benchmark")
+    found = in_turns({"this project": lambda: in_a_process(evaluation, str(folder))}, repeats)
+    figures = found["this project"]
+    lines = ["### Evaluation and prediction, images a second", "", TABLE]
+    lines.append(row("evaluation: loss and accuracy by torchmetrics, in Lightning", figures, "evaluated", "a second"))
+    return "\n".join([*lines, row("prediction: probabilities", figures, "predicted", "a second")]), found
+
+
+def machine() -> str:
+    """What all this was measured on."""
+    import torch
+
+    from logreg_lightning.runs import versions
+
+    cpu = next(
+        (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
+    names = ", ".join(f"{name} {number}" for name, number in versions().items() if number and name != "git_commit")
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{cpu.strip() or platform.machine()}, {threads}; {names}; commit {versions()['git_commit']}."
+
+
+PARTS = {"recipe": recipe, "to_92": to_92, "command": command, "size": size, "evaluate": evaluate}
+
+
+def main(
+    root: str = "data",
+    only: Literal["recipe", "to_92", "command", "size", "evaluate"] | None = None,
+    repeats: int = 5,
+    quick: bool = False,
+    json_: bool = False,
+    write: str | None = None,
+) -> None:
+    """Example: python scripts/benchmark.py --only recipe. Measures, in fresh processes that take turns.
+
+    Args:
+        root: Folder with MNIST, as --data.root of fit.py; the large data sets are made in it, 7 GB, once.
+        only: One part of it.
+        repeats: How often each is measured.
+        quick: A few steps of everything, once: to see that it works, not how fast.
+        json_: Print all figures for programs.
+        write: A Markdown file to put the tables into, between its two lines with "benchmark".
+    """
+    place = Path(root).resolve()
+    parts = {only: PARTS[only]} if only else PARTS
+    done = {name: part(place, 1 if quick else repeats, quick) for name, part in parts.items()}
+    if json_:
+        print(json.dumps({"machine": machine(), **{name: figures for name, (_, figures) in done.items()}}, indent=2))
+        return
+    text = f"{machine()}\n\n" + "\n\n".join(table for table, _ in done.values()) + "\n"
+    print(text)
+    if write is not None:
+        begin, end = "<!-- benchmark: written by scripts/benchmark.py --write -->\n", "<!-- /benchmark -->\n"
+        before, _, rest = Path(write).read_text().partition(begin)
+        Path(write).write_text(before + begin + text + end + rest.partition(end)[2])
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main, as_positional=False)

@@ -156,6 +156,20 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def check_classes(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:
+    """Makes sure that a model can be asked about this data.
+
+    Raises:
+        InputError: it was trained on other classes or another image size.
+    """
+    for name, theirs, now in (
+        ("classes", model.class_names, data.data.classes),
+        ("image size", model.image_shape, data.data.image_shape),
+    ):
+        if theirs != now:
+            raise InputError(f"{path} was trained on other data: its {name} {theirs} are not {now}; name data like it")
+
+
 def check_data(path: Path, state: dict[str, Any], data: ImageDataModule) -> None:
     """Makes sure that the checkpoint's run saw the same data.
 

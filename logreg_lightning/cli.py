@@ -1,13 +1,16 @@
-"""The command line of `scripts/fit.py`: its flags, and what is said when something is wrong."""
+"""The command lines: the flags of `scripts/fit.py`, and what every script says when something is wrong."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import logging
+import os
 import re
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +19,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from logreg_lightning import runs
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
-from logreg_lightning.fit import fit
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.processes import rank
 
@@ -51,13 +53,16 @@ def trainer_settings(
     """
 
 
+def new_parser(script: str, example: str, purpose: str) -> ArgumentParser:
+    """A script's parser: its help starts with an example."""
+    number = f"logreg_lightning {importlib.metadata.version('logreg-lightning')}"
+    description = f"Example: python scripts/{script} {example}. {purpose}"
+    return ArgumentParser(prog=script, exit_on_error=False, version=number, description=description)
+
+
 def build_parser() -> ArgumentParser:
-    """The flags: each a parameter of a typed signature, its docstring the help."""
-    parser = ArgumentParser(
-        prog="fit.py",
-        exit_on_error=False,
-        description="Example: python scripts/fit.py --data.dataset mnist --max_epochs 5. Trains a linear classifier.",
-    )
+    """The flags of fit.py: each a parameter of a typed signature, its docstring the help."""
+    parser = new_parser("fit.py", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
     parser.add_function_arguments(trainer_settings)
     parser.add_class_arguments(ImageDataModule, "data")
@@ -66,33 +71,45 @@ def build_parser() -> ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command; what goes wrong and is no bug ends it with one sentence and a telling exit status."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
+    """The command `fit.py`."""
     if argv is None:
         # TensorBoard's thread hands its error, say a full disk, to the training, which says it; once is enough.
         threading.excepthook = _quiet_about_files
-    try:
-        parser = build_parser()
-        settings = parser.parse_args(argv)
+    parser = build_parser()
+
+    def run(settings: Namespace) -> None:
+        from logreg_lightning.fit import fit
+
         folder = checkpoint = None
         if settings.resume is not None:
             folder, checkpoint = runs.find(settings.resume)
             settings = _settings_of_run(parser, parser.parse_args(argv, defaults=False), folder)
         fit(parser, settings, folder, checkpoint)
+
+    command(parser, run, argv)
+
+
+def command(parser: ArgumentParser, run: Callable[[Namespace], None], argv: list[str] | None) -> None:
+    """Runs a script; what goes wrong and is no bug ends it with one sentence and a telling exit status."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
+    try:
+        run(parser.parse_args(argv))
     except (InputError, ArgumentError, UnicodeDecodeError) as error:
         words = sys.argv[1:] if argv is None else argv
-        _end(2, _sentence(str(error), words))
+        _end(parser, 2, _sentence(parser, str(error), words))
     except RunError as error:
-        _end(1, str(error))
+        _end(parser, 1, str(error))
     except Stopped as stop:
         # The others of a run stop with process 0, which tells how: to Lightning their failure would be a crash.
         sys.exit(128 + stop.signum if rank() == 0 else 0)
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _end(status: int, sentence: str) -> None:
-    print(f"fit.py: error: {sentence}", file=sys.stderr)
+def _end(parser: ArgumentParser, status: int, sentence: str) -> None:
+    print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -101,7 +118,7 @@ def _quiet_about_files(caught: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(caught)
 
 
-def _sentence(message: str, words: list[str]) -> str:
+def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
     """One line, with flags as they are typed, the settings file that did not parse, the flag that was meant."""
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(message.split()))
     files = [word.removeprefix("--config=") for word in words if word.endswith((".yaml", ".yml"))]
@@ -111,7 +128,7 @@ def _sentence(message: str, words: list[str]) -> str:
         )
     unknown = re.search(r"--?([\w.-]+)", message) if message.lower().startswith("unrecognized arguments") else None
     if unknown:
-        flags = [flag for action in build_parser()._actions for flag in action.option_strings]
+        flags = [flag for action in parser._actions for flag in action.option_strings]
         near = difflib.get_close_matches(f"--{unknown[1]}", flags, n=1)
         message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
     return message

@@ -119,7 +119,7 @@ def load(name: str, root: Path) -> Dataset:
         return _digits()
     if name in _TORCHVISION:
         kind = _torchvision_class(name)
-        classes = tuple(str(c) for c in kind.classes)
+        classes = tuple(str(c).partition(" - ")[0] for c in kind.classes)  # "7 - seven" is 7
         files = _raw_files(kind, root / kind.__name__ / "raw")
         return Dataset(name, classes, *(_read_pair(*pair, len(classes)) for pair in files))
     train_files, test_files = _folder_files(Path(name), root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from logreg_lightning import preprocess
 from logreg_lightning.batches import LOG_EVERY, Batch, Steps
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
@@ -103,6 +105,61 @@ class LogisticRegression(L.LightningModule):
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.pending_sizes: list[int] = []
         self.graphed_steps = GraphedSteps(self.optimizer_steps)
+        self.class_names: tuple[str, ...] = tuple(map(str, range(classes)))
+        self.image_shape: tuple[int, int, int] = (1, 1, inputs)
+
+    @classmethod
+    def load(cls, run: str | Path) -> LogisticRegression:
+        """The model of a run, from its folder's `last.ckpt` or a `.ckpt` file, ready to predict; no code in it is run.
+
+        Raises:
+            InputError: there is none, or it is not a whole checkpoint of this project.
+        """
+        from logreg_lightning.checkpoints import read
+        from logreg_lightning.runs import checkpoint_of
+
+        checkpoint = read(checkpoint_of(str(run)))
+        model = cls(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+        data = checkpoint["ImageDataModule"]
+        model.class_names, model.image_shape = tuple(data["classes"]), tuple(data["image_shape"])
+        return model.eval()
+
+    def to_pixels(self, images: Any) -> Tensor:
+        """uint8 (N, C, H, W) as the model takes them, of a PIL image, or of an array or tensor of uint8.
+
+        An array or tensor has the shape (H, W) or (N, H, W), with the channels behind or, as in PyTorch, before
+        height and width where there are three. PIL images of any size and mode are scaled.
+
+        Raises:
+            InputError: another type or shape.
+        """
+        from PIL.Image import Image
+
+        channels, height, width = self.image_shape
+        if isinstance(images, Image):
+            return preprocess.to_pixels(preprocess.upright(images), self.image_shape).unsqueeze(0)
+        if isinstance(images, list | tuple):
+            return torch.cat([self.to_pixels(image) for image in images])
+        pixels = torch.as_tensor(images)
+        if pixels.shape[-3:] == (height, width, channels):
+            pixels = pixels.movedim(-1, -3)
+        one = (height, width) if channels == 1 else (channels, height, width)
+        if pixels.dtype == torch.uint8 and pixels.shape[-len(one) :] == one and pixels.ndim <= 4:
+            return pixels.reshape(-1, channels, height, width)
+        raise InputError(
+            f"images of {pixels.dtype} {tuple(pixels.shape)} are not what this model takes: uint8 values, "
+            f"{channels} x {height} x {width} an image"
+        )
+
+    @torch.inference_mode()
+    def predict_proba(self, images: Any) -> Tensor:
+        """Probabilities, float (N, classes), of images as `to_pixels` takes them."""
+        return cast(Tensor, self(self.to_pixels(images).to(self.device)).softmax(1))
+
+    def predict(self, images: Any) -> list[str]:
+        """The name of the most probable class of each image."""
+        return [self.class_names[number] for number in self.predict_proba(images).argmax(1).tolist()]
 
     def features(self, images: Tensor) -> Tensor:
         """Floats (N, inputs) in [0, 1] of uint8 images (N, C, H, W), as `ToTensor` scales them."""

@@ -71,6 +71,21 @@ def find(resume: str) -> tuple[Path, Path | None]:
     return folder, checkpoint if there else None
 
 
+def checkpoint_of(run: str) -> Path:
+    """The checkpoint of a trained model: `last.ckpt` of a run's folder, or of the newest run for `last`, or a `.ckpt`.
+
+    Raises:
+        InputError: there is none; the sentence lists the runs that there are.
+    """
+    trained = [folder for folder in _all() if (folder / "checkpoints" / "last.ckpt").is_file()]
+    folder = str(trained[-1]) if run == "last" and trained else run
+    checkpoint = Path(folder) if folder.endswith(".ckpt") else Path(folder) / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        names = ", ".join(map(str, trained)) or "none yet"
+        raise InputError(f"{run} is no trained run, {checkpoint} is not there; runs with a checkpoint here: {names}")
+    return checkpoint
+
+
 @contextlib.contextmanager
 def used_by_one(folder: Path) -> Iterator[None]:
     """Holds a run's folder for this process and those that it starts.

@@ -1,0 +1,128 @@
+"""A trained model's metrics on a split: what training wrote of it, and more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from logreg_lightning import cli
+from logreg_lightning.checkpoints import check_classes, read
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runs import checkpoint_of
+
+
+def build_parser() -> ArgumentParser:
+    """The flags of evaluate.py."""
+    parser = cli.new_parser("evaluate.py", "lightning_logs/version_0", "Shows a trained model's metrics.")
+    parser.add_argument("run", help="A run's folder, or a .ckpt file in one.")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
+    parser.add_argument("--data.dataset", type=str, help="Another data set of the same classes and image size.")
+    parser.add_argument("--data.root", type=str, help="Folder that its files are in.")
+    parser.add_argument("--json", action="store_true", help="Print it for programs.")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `evaluate.py`."""
+    cli.command(build_parser(), _run, argv)
+
+
+def _run(settings: Namespace) -> None:
+    checkpoint = checkpoint_of(settings.run)
+    model = LogisticRegression.load(checkpoint)
+    config = read(checkpoint)["datamodule_hyper_parameters"]
+    config["dataset"] = settings.data.dataset or read(checkpoint)["ImageDataModule"]["dataset"]
+    config["root"] = settings.data.root or config["root"]
+    data = ImageDataModule(**config)
+    data.prepare_data()
+    data.setup()
+    check_classes(checkpoint, model, data)
+    if settings.split == "val" and not len(data.val_indices):
+        raise InputError("--split val: this run held no images out for validation; use --split test")
+    found = evaluate(model, data, settings.split)
+    if settings.json:
+        print(
+            json.dumps({"run": str(settings.run), "dataset": data.dataset, "split": settings.split, **found}, indent=2)
+        )
+    else:
+        print(table(model.class_names, found, settings.split))
+
+
+@torch.inference_mode()
+def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
+    """Metrics of a split by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
+    classes = len(model.class_names)
+    kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
+    more = MetricCollection(
+        {
+            "top3_accuracy": MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
+            "precision": MulticlassPrecision(average=None, **kwargs),
+            "recall": MulticlassRecall(average=None, **kwargs),
+            "f1": MulticlassF1Score(average=None, **kwargs),
+            "confusion": MulticlassConfusionMatrix(**kwargs),
+        },
+        compute_groups=False,
+    )
+    logged = model.test_metrics.clone()
+    count = 0
+    for images, labels in data.val_dataloader() if split == "val" else data.test_dataloader():
+        logits = model(images)
+        logged.update(logits, labels)
+        more.update(logits, labels)
+        count += len(labels)
+    logged.set_dtype(torch.float64)
+    values = {name.removeprefix("test/"): value.float().item() for name, value in logged.compute().items()}
+    confusion = more["confusion"].compute()
+    by_class = {name: more[name].compute().tolist() for name in ("precision", "recall", "f1")}
+    return {
+        "images": count,
+        **values,
+        "top3_accuracy": more["top3_accuracy"].compute().item(),
+        "majority_class_accuracy": confusion.sum(1).max().item() / count,
+        "classes": {
+            name: {metric: column[number] for metric, column in by_class.items()}
+            | {"images": int(confusion[number].sum())}
+            for number, name in enumerate(model.class_names)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
+    """All that as text for a terminal."""
+    width = max(5, *map(len, names))
+    labels = {
+        "images": "images",
+        "accuracy": "accuracy",
+        "majority_class_accuracy": "  of always saying the most frequent class",
+        "top3_accuracy": "top-3 accuracy",
+        "loss": "loss (cross-entropy)",
+        "calibration_error": "expected calibration error",
+    }
+    lines = [f"{split} split", *(f"  {label:<44}{found[key]:>10.5g}" for key, label in labels.items()), ""]
+    lines.append(f"  {'class':<{width}}  images  precision  recall      f1")
+    for name, row in found["classes"].items():
+        lines.append(
+            f"  {name:<{width}}  {row['images']:>6}  {row['precision']:>9.4f}  {row['recall']:>6.4f}  {row['f1']:>6.4f}"
+        )
+    cell = max(
+        5, *(len(name) + 1 for name in names), *(len(str(n)) + 1 for row in found["confusion_matrix"] for n in row)
+    )
+    lines += ["", "  confusion matrix: a row is a class, a column what it was taken for"]
+    lines.append(" " * (width + 2) + "".join(f"{name:>{cell}}" for name in names))
+    for name, row in zip(names, found["confusion_matrix"], strict=True):
+        lines.append(f"  {name:<{width}}" + "".join(f"{n:>{cell}}" for n in row))
+    return "\n".join(lines)

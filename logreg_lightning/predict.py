@@ -1,0 +1,130 @@
+"""Classes of pictures: any number, of any size and format."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+
+from logreg_lightning import cli, preprocess
+from logreg_lightning.errors import InputError, RunError
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runs import checkpoint_of
+
+BATCH = 500
+
+
+def build_parser() -> ArgumentParser:
+    """The flags of predict.py."""
+    parser = cli.new_parser("predict.py", "lightning_logs/version_0 my.png", "Says what pictures show.")
+    parser.add_argument("run", help="A run's folder, or a .ckpt file in one.")
+    parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="How to print it.")
+    parser.add_argument("--top", type=int, default=1, help="How many classes to name, the most probable first.")
+    parser.add_argument(
+        "--digit",
+        action="store_true",
+        help="Each picture is a photo or scan of one digit: prepare it as MNIST was made (light on dark, cropped, "
+        "scaled into 20x20, centred by mass in 28x28).",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `predict.py`."""
+    cli.command(build_parser(), _run, argv)
+
+
+def _run(settings: Namespace) -> None:
+    model = LogisticRegression.load(checkpoint_of(settings.run))
+    if not 1 <= settings.top <= len(model.class_names):
+        raise InputError(f"--top must be from 1 to the {len(model.class_names)} classes, not {settings.top}")
+    if settings.digit and model.image_shape != preprocess.MNIST_SHAPE:
+        raise InputError(f"--digit makes 1 x 28 x 28 images, and {settings.run} was trained on {model.image_shape}")
+    paths = find_pictures(settings.pictures)
+    rows = []
+    unreadable: list[str] = []
+    for path, probabilities in predict(model, paths, settings.digit, unreadable):
+        top = probabilities.topk(settings.top)
+        names = [model.class_names[number] for number in top.indices.tolist()]
+        rows.append((str(path), list(zip(names, top.values.tolist(), strict=True))))
+    _print(rows, settings.format)
+    for sentence in unreadable:
+        print(sentence, file=sys.stderr)
+    if unreadable:
+        raise RunError(f"{len(unreadable)} of {len(paths)} pictures could not be read and were skipped")
+
+
+def find_pictures(given: list[str]) -> list[Path]:
+    """The files named, and those in the folders named, without hidden ones, in order.
+
+    Raises:
+        InputError: one is not there, or a folder holds none.
+    """
+    found: list[Path] = []
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            if not inside:
+                raise InputError(f"{path} holds no pictures; name a picture or a folder of pictures")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{path} is not there; name a picture or a folder of pictures")
+    return found
+
+
+def predict(
+    model: LogisticRegression, paths: list[Path], digit: bool, unreadable: list[str]
+) -> Iterator[tuple[Path, Tensor]]:
+    """Each picture's probabilities, float (classes,); a sentence for each that cannot be read goes to `unreadable`."""
+    from tqdm import tqdm
+
+    def load(path: Path) -> Tensor | str:
+        try:
+            picture = preprocess.read_picture(path)
+        except OSError as error:
+            return f"{path} cannot be read as a picture ({error.strerror or error})"
+        return preprocess.digit_to_pixels(picture) if digit else preprocess.to_pixels(picture, model.image_shape)
+
+    quiet = len(paths) < BATCH or not sys.stderr.isatty()
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:
+        for begin in range(0, len(paths), BATCH):
+            batch = paths[begin : begin + BATCH]
+            loaded = list(pool.map(load, batch))
+            unreadable += [pixels for pixels in loaded if isinstance(pixels, str)]
+            read = [(path, pixels) for path, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, Tensor)]
+            if read:
+                pixels = torch.stack([pixels for _, pixels in read])
+                yield from zip((path for path, _ in read), model.predict_proba(pixels), strict=True)
+            bar.update(len(batch))
+
+
+def _print(rows: list[tuple[str, list[tuple[str, float]]]], format_: str) -> None:
+    if format_ == "json":
+        found: list[dict[str, Any]] = [
+            {"path": path, "classes": [{"class": name, "probability": value} for name, value in top]}
+            for path, top in rows
+        ]
+        print(json.dumps(found, indent=2))
+    elif format_ == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "class", "probability"])
+        for path, top in rows:
+            writer.writerows([path, name, f"{value:.6f}"] for name, value in top)
+    else:
+        width = max((len(path) for path, _ in rows), default=0)
+        for path, top in rows:
+            for label, (name, value) in zip(itertools.chain([path], itertools.repeat("")), top, strict=False):
+                print(f"{label:<{width}}  {value:>6.1%}  {name}")

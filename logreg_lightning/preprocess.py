@@ -1,0 +1,90 @@
+"""Pictures from anywhere, brought to what a model was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MNIST_SHAPE = (1, 28, 28)
+
+
+def read_picture(path: Path) -> Image:
+    """A picture of any format that PIL reads, upright by its EXIF data, transparent parts on white, in L or RGB.
+
+    Raises:
+        OSError: it cannot be read, or is no picture.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as picture:
+            return upright(picture)
+    except (SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:  # as PIL calls some damage
+        raise OSError(str(error)) from None
+
+
+def upright(picture: Image) -> Image:
+    """The same picture as a person sees it, in mode L or RGB."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a pixel: PIL would cut off at 255
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535 if values.max(initial=0) > 255 else 255
+        return PIL.Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def to_pixels(picture: Image, shape: tuple[int, int, int]) -> Tensor:
+    """uint8 (C, H, W) of that shape: the middle of the picture, scaled; grey where C is 1."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    channels, height, width = shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.BICUBIC)
+    values = torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy())
+    return values.unsqueeze(0) if channels == 1 else values.permute(2, 0, 1)
+
+
+def digit_to_pixels(picture: Image) -> Tensor:
+    """uint8 (1, 28, 28) of a photo or scan of one digit, made as MNIST was.
+
+    Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
+    mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
+    pixel (14, 14) from 0. Ink is what differs from the paper, the border's median, by a tenth of the most.
+    """
+    import PIL.Image
+
+    values = np.asarray(picture.convert("L"), dtype=np.float64)
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    paper = np.median(border)
+    ink = values - paper if (values - paper).max() >= (paper - values).max() else paper - values
+    ink = (ink / max(ink.max(), 1.0)).clip(0, 1)
+    ink[ink < 0.1] = 0  # the paper's grain
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    if not len(rows):
+        return torch.zeros(MNIST_SHAPE, dtype=torch.uint8)
+    box = PIL.Image.fromarray((255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.uint8))
+    scale = 20 / max(box.size)
+    size = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
+    small = np.asarray(box.resize(size, PIL.Image.Resampling.LANCZOS))
+    total = max(float(small.sum()), 1.0)
+    middle = [float((small.sum(1 - axis) * np.arange(small.shape[axis])).sum()) / total for axis in (0, 1)]
+    top, left = (min(max(round(14 - middle[axis]), 0), 28 - small.shape[axis]) for axis in (0, 1))
+    placed = np.zeros((28, 28), dtype=np.uint8)
+    placed[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return torch.from_numpy(placed).unsqueeze(0)

@@ -1,0 +1,13 @@
+"""Writes a trained model as an ONNX file.
+
+python scripts/export.py lightning_logs/version_0 model.onnx
+"""
+
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from logreg_lightning.export import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

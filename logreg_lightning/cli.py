@@ -22,7 +22,8 @@ from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.processes import rank
 
-_MAY_CHANGE = {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "data.root"}
+_MAY_CHANGE = {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "pictures"}
+_MAY_CHANGE |= {"data.root"}
 
 
 def trainer_settings(
@@ -35,6 +36,7 @@ def trainer_settings(
     max_steps: int = -1,
     val_check_interval: int | None = None,
     seed: int = 0,
+    pictures: bool = True,
     resume: str | None = None,
 ) -> None:
     """How to train.
@@ -48,6 +50,7 @@ def trainer_settings(
         max_epochs: Passes over the training images.
         max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
+        pictures: Draw pictures for TensorBoard when done: weights, mistakes, confidence, data.
         seed: Seed of the first weights and of the images' order.
         resume: A run to go on with in its own folder: last, a run's folder, or a .ckpt file.
     """

@@ -9,8 +9,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from logreg_lightning import datasets
+from logreg_lightning import datasets, folders
 from logreg_lightning.batches import LOG_EVERY, EvalLoader, TrainLoader
 from logreg_lightning.datasets import Dataset, Images
 from logreg_lightning.errors import InputError
@@ -21,8 +22,9 @@ class ImageDataModule(L.LightningDataModule):
 
     Args:
         dataset: auto (MNIST where it is on disk or can be downloaded, else digits), mnist, fashion-mnist, kmnist,
-            qmnist, digits (the 1,797 8x8 digits inside scikit-learn, no network), or a folder of one's own with the
-            four files of MNIST's format, raw or .gz: any number of classes, any image size.
+            qmnist, digits (the 1,797 8x8 digits inside scikit-learn, no network), or a folder of one's own: with a
+            folder of pictures for each class (or train, and val or test, with those in them), or with the four files of
+            MNIST's format, raw or .gz, of any number of classes and any image size.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together.
         val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
@@ -30,6 +32,8 @@ class ImageDataModule(L.LightningDataModule):
         val_seed: Seed of that split; the training seed does not touch it.
         steps_per_execution: Optimiser steps that one call of training_step runs: it changes speed, never a result. A
             call ends at every 50th step of an epoch in any case, where curves are drawn and the run is saved.
+        image_size: Height and width that the pictures of a folder with a folder for each class are scaled to.
+        color: Whether those pictures keep their colours.
 
     Raises:
         InputError: a value is out of its range.
@@ -43,12 +47,18 @@ class ImageDataModule(L.LightningDataModule):
         val_size: float = 0.1,
         val_seed: int = 0,
         steps_per_execution: int = 50,
+        image_size: int = 28,
+        color: bool = False,
     ) -> None:
         super().__init__()
         if dataset != "auto" and dataset not in datasets.NAMES and not datasets.is_folder(dataset):
             names = ", ".join(datasets.NAMES)
             raise InputError(f"--data.dataset {dataset} is not known; it is one of auto, {names}, or a folder's path")
-        for name, value in (("batch_size", batch_size), ("steps_per_execution", steps_per_execution)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("steps_per_execution", steps_per_execution),
+            ("image_size", image_size),
+        ):
             if value < 1:
                 raise InputError(f"--data.{name} must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
@@ -56,7 +66,7 @@ class ImageDataModule(L.LightningDataModule):
         self.save_hyperparameters()
         self.dataset, self.root = dataset, Path(root)
         self.batch_size, self.val_size, self.val_seed = batch_size, val_size, val_seed
-        self.steps_per_execution = steps_per_execution
+        self.steps_per_execution, self.image_size, self.color = steps_per_execution, image_size, color
         self.seed = 0
         self.max_epochs, self.max_steps, self.val_check_interval = 1, -1, None
         self._loaded: Dataset | None = None
@@ -73,22 +83,37 @@ class ImageDataModule(L.LightningDataModule):
                     f"\n*** MNIST IS NOT TO BE HAD HERE: TRAINING ON THE 8x8 DIGITS OF SCIKIT-LEARN ***\n({error})\n"
                 )
                 self.dataset = "digits"
-        datasets.prepare(self.dataset, self.root)
+        own = self._own_folder()
+        if own:
+            folders.prepare(own, self.root, self.image_size, self.color)
+        else:
+            datasets.prepare(self.dataset, self.root)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images and cuts the validation set; the second call does nothing."""
         if self._loaded is not None:
             return
-        data = datasets.load(self.dataset, self.root)
-        total = len(data.train)
-        held_out = round(total * self.val_size) if self.val_size < 1 else int(self.val_size)
-        if held_out >= total:
-            raise InputError(f"--data.val_size {self.val_size} leaves none of the {total} training images to train on")
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.val_seed))
-        is_held_out = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[:held_out], True)
-        self.val_indices = is_held_out.nonzero().flatten().int()
-        self.train_indices = is_held_out.logical_not_().nonzero().flatten().int()
+        own = self._own_folder()
+        data = folders.load(own, self.root) if own else datasets.load(self.dataset, self.root)
+        every = data.train_indices if data.train_indices is not None else torch.arange(len(data.train)).int()
+        is_held_out = torch.zeros(len(every), dtype=torch.bool)
+        if data.val_indices is not None:
+            is_held_out = torch.isin(every, data.val_indices)
+        else:
+            held_out = round(len(every) * self.val_size) if self.val_size < 1 else int(self.val_size)
+            if held_out >= len(every):
+                raise InputError(
+                    f"--data.val_size {self.val_size} leaves none of the {len(every)} training images to train on"
+                )
+            order = torch.randperm(len(every), generator=torch.Generator().manual_seed(self.val_seed))
+            is_held_out[order[:held_out]] = True
+        self.val_indices, self.train_indices = every[is_held_out], every[~is_held_out]
         self._loaded = data
+
+    def _own_folder(self) -> Path | None:
+        """The folder with a folder for each class, where that is the data set."""
+        path = Path(self.dataset)
+        return path if datasets.is_folder(self.dataset) and not datasets.is_idx_folder(path) else None
 
     @property
     def data(self) -> Dataset:
@@ -97,13 +122,19 @@ class ImageDataModule(L.LightningDataModule):
         return self._loaded
 
     def describe(self) -> str:
-        """Name and sizes in one line."""
+        """Name and sizes, and what else should be read, a line each."""
         watched = (
             f"{len(self.val_indices):,} validation"
             if len(self.val_indices)
             else "no validation images: the test set is watched during training, so its figures are not unseen"
         )
-        return f"{self.dataset}: {len(self.train_indices):,} training, {len(self.data.test):,} test, {watched}"
+        counts = f"{len(self.train_indices):,} training, {self.data.test_count:,} test, {watched}"
+        return "\n".join([f"{self.dataset}: {counts}", *(f"  {note}" for note in self.data.notes)])
+
+    def test_labels(self) -> Tensor:
+        """int64 (n,)."""
+        labels, indices = self.data.test.labels, self.data.test_indices
+        return labels if indices is None else labels[indices]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -131,7 +162,7 @@ class ImageDataModule(L.LightningDataModule):
             "dataset": self.dataset,
             "classes": list(self.data.classes),
             "image_shape": list(self.data.image_shape),
-            "images": [len(self.train_indices), len(self.val_indices), len(self.data.test)],
+            "images": [len(self.train_indices), len(self.val_indices), self.data.test_count],
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,4 +191,4 @@ class ImageDataModule(L.LightningDataModule):
         return EvalLoader(self._train_images or self.data.train, self.val_indices, *self._place())
 
     def test_dataloader(self) -> EvalLoader:
-        return EvalLoader(self._resident(self.data.test), None, *self._place())
+        return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._place())

@@ -50,12 +50,27 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: its class names, and the images to train on and to test on."""
+    """A named data set: its class names, and the images to train on and to test on.
+
+    Attributes:
+        train_indices, test_indices: int32 (n,), which of `train` and `test` are meant; None for all of them.
+        val_indices: int32 (n,), which of `train` are for validation, where the data set says so itself.
+        notes: Sentences that a person who trains on it should read.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Images
     test: Images
+    train_indices: Tensor | None = None
+    test_indices: Tensor | None = None
+    val_indices: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def test_count(self) -> int:
+        """Images to test on."""
+        return len(self.test) if self.test_indices is None else len(self.test_indices)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,10 +114,13 @@ def read_idx(path: Path) -> Tensor:
         values = np.memmap(path, dtype, "r", offset, shape)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {_MEND}") from None
-    if dtype != np.uint8:
-        return torch.from_numpy(values.astype(np.int32))
+    return map_read_only(values) if dtype == np.uint8 else torch.from_numpy(values.astype(np.int32))
+
+
+def map_read_only(values: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of the same memory, which may be a file's; nothing may write to it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes to it
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(values)
 
 
@@ -121,7 +139,8 @@ def load(name: str, root: Path) -> Dataset:
         kind = _torchvision_class(name)
         classes = tuple(str(c).partition(" - ")[0] for c in kind.classes)  # "7 - seven" is 7
         files = _raw_files(kind, root / kind.__name__ / "raw")
-        return Dataset(name, classes, *(_read_pair(*pair, len(classes)) for pair in files))
+        train, test = (_read_pair(*pair, len(classes)) for pair in files)
+        return Dataset(name, classes, train, test)
     train_files, test_files = _folder_files(Path(name), root)
     train = _read_pair(*train_files, None)
     classes = tuple(map(str, range(int(train.labels.max()) + 1)))
@@ -166,6 +185,11 @@ def prepare(name: str, root: Path) -> None:
             f"{error.filename or root} cannot be written ({error.strerror}); name another folder with --data.root, or "
             "train without files: --data.dataset digits"
         ) from None
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether it is a folder in MNIST's format, whole or not, and so not one with a folder for each class."""
+    return any((folder / f"{name}{packed}").exists() for name in _IDX_NAMES for packed in ("", ".gz"))
 
 
 def is_folder(name: str) -> bool:

@@ -181,7 +181,14 @@ def _fit(
     trainer.test(model, datamodule=data, verbose=False)
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     steps = trainer.fit_loop.epoch_loop.global_step
+    if settings.pictures and processes.rank() == 0:
+        from logreg_lightning import pictures
+
+        pictures.draw(logger.experiment, model, data, steps)
     logger.experiment.flush()
+    labels = data.test_labels()
+    majority = int(labels.bincount().argmax())
+    majority_share = (labels == majority).double().mean().item()
     runs.write_results(
         run,
         command=command,
@@ -193,10 +200,17 @@ def _fit(
         devices=trainer.num_devices,
         **saver.validated,
         **metrics,
+        majority_class_accuracy=majority_share,
         seed=settings.seed,
     )
-    shown = {**metrics, "steps": steps, "fit_seconds": round(saver.fit_seconds, 2)}
-    say("\n" + "\n".join(f"  {name:<24}{value:>10.4g}" for name, value in shown.items()))
+    name = data.data.classes[majority]
+    shown = {
+        **metrics,
+        f"  of always saying {name}": majority_share,
+        "steps": steps,
+        "fit_seconds": round(saver.fit_seconds, 2),
+    }
+    say("\n" + "\n".join(f"  {label:<34}{value:>10.4g}" for label, value in shown.items()))
     say(
         f"\nRun:          {run}\nCurves:       {_python()} -m tensorboard.main --logdir {run.parent}\n"
         f"Train on:     {_train_on(run, settings, steps)}"

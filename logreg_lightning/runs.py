@@ -124,7 +124,7 @@ def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | s
     """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
     from torch.utils.tensorboard.summary import hparams
 
-    compared = {"test/accuracy": 0.0, "val/accuracy": 0.0}
+    compared = dict.fromkeys(("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy"), 0.0)
     for summary in hparams(settings, compared):  # type: ignore[no-untyped-call]
         logger.experiment.file_writer.add_summary(summary)
 

@@ -1,0 +1,202 @@
+"""What TensorBoard shows beside curves: what the model looks at, where it errs, how sure it is, and the data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
+
+from logreg_lightning.batches import EvalLoader
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.model import LogisticRegression
+
+SHOWN = 12
+"""Images in a picture of mistakes or hits."""
+
+MOST_CLASSES = 20
+"""Of classes, in a picture that shows each."""
+
+BINS = 15
+"""Of the reliability diagram, as many as the calibration error has."""
+
+
+@torch.inference_mode()
+def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule, step: int) -> None:
+    """Draws all pictures of a trained model into TensorBoard at that step, and the model's graph."""
+    model = model.eval().cpu()
+    names, images, where, split = data.data.classes, data.data.train, data.val_indices, "validation"
+    if not len(where):
+        images, split = data.data.test, "test"
+        where = torch.arange(len(images)).int() if data.data.test_indices is None else data.data.test_indices
+    parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, where)]
+    probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+
+    def show(chosen: Tensor, title: str) -> Figure:
+        pixels, truth = images.take(where[chosen])
+        lines = []
+        for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
+            said = int(row.argmax())
+            lines.append(f"{names[true]}{f', said {names[said]}' if said != true else ''}: {row[said]:.0%}")
+        return grid(pixels, lines, f"{title} ({split} set): truth, prediction, probability")
+
+    confidence, said = probabilities.max(1)
+    mistakes, hits = (said != labels).nonzero().flatten(), (said == labels).nonzero().flatten()
+    worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
+    narrow = hits[confidence[hits].argsort()[:SHOWN]]
+    figures = {
+        "model/weights": weights(model, names),
+        "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
+        "mistakes/most_confident": show(worst, "Most confident mistakes"),
+        "mistakes/least_confident_hits": show(narrow, "Least confident hits"),
+        "confidence/reliability": reliability(confidence, said == labels, split),
+        "confidence/precision_recall": precision_recall(probabilities, labels, names, split),
+        "data/training_images": training_images(data),
+        "data/class_counts": class_counts(data),
+    }
+    for tag, figure in figures.items():
+        writer.add_figure(tag, figure, step)
+    graph = torch.nn.Sequential(torch.nn.Flatten(), model.linear, torch.nn.Softmax(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
+        writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
+
+
+def _figure(title: str, width: float = 8, height: float = 5) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100)
+    figure.suptitle(title)
+    return figure
+
+
+def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwargs: Any) -> Any:
+    """One picture of images (N, H, W) or (N, H, W, 3), side by side in columns, a line above each."""
+    count, height, width = images.shape[:3]
+    rows, gap = max(1, -(-count // columns)), max(1, height // 3)
+    blank = float("nan") if images.is_floating_point() else 255
+    sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
+    for number, (image, line) in enumerate(zip(images, lines, strict=True)):
+        top, left = number // columns * (height + gap) + gap, number % columns * (width + 2) + 1
+        sheet[top : top + height, left : left + width] = image
+        axes.text(left + width / 2, top - gap / 4, line, ha="center", va="bottom", fontsize=9)
+    axes.set_axis_off()
+    return axes.imshow(sheet.numpy(), **kwargs)
+
+
+def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
+    """The weights of each class as an image, one symmetric scale for all; where there are colours, their mean."""
+    shown = min(len(names), MOST_CLASSES)
+    values = model.linear.weight.detach().float()[:shown].reshape(shown, *model.image_shape).mean(1)
+    limit = float(values.abs().max())
+    figure = _figure("Weights: red speaks for the class, blue against it")
+    axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
+    drawn = _tiles(axes, values, names[:shown], 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight")
+    return figure
+
+
+def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Counts of each class, in rows, by what it was taken for, in columns."""
+    metric = MulticlassConfusionMatrix(len(names), sync_on_compute=False)
+    metric.update(probabilities, labels)
+    figure = _figure(f"Confusion matrix ({split} set)", 7, 6.5)
+    axes = figure.add_subplot()
+    metric.plot(ax=axes, labels=list(names), add_text=len(names) <= MOST_CLASSES, cmap="Blues")
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    if len(names) <= MOST_CLASSES:
+        dark = metric.compute().max() / 2
+        for text in axes.texts:
+            text.set_color("white" if float(text.get_text()) > dark else "black")
+            text.set_fontsize(9)
+    figure.colorbar(axes.images[0], ax=axes, shrink=0.8, label="images")
+    return figure
+
+
+def grid(images: Tensor, lines: list[str], title: str) -> Figure:
+    """Images, uint8 (N, C, H, W), with a line each."""
+    figure = _figure(title if lines else f"{title}: none", 8, 6)
+    values = images.movedim(1, -1)
+    _tiles(
+        figure.add_axes((0.01, 0.01, 0.98, 0.93)),
+        values.squeeze(-1) if values.shape[-1] == 1 else values,
+        lines,
+        4,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+    )
+    return figure
+
+
+def reliability(confidence: Tensor, right: Tensor, split: str) -> Figure:
+    """Accuracy by confidence, with the expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    number = (confidence * BINS).long().clamp(max=BINS - 1)
+    count = torch.bincount(number, minlength=BINS).double()
+    accuracy = torch.bincount(number, right.double(), BINS) / count
+    mean = torch.bincount(number, confidence.double(), BINS) / count
+    error = float(((accuracy - mean).abs() * count).nan_to_num().sum() / count.sum())
+    figure = _figure(f"Reliability ({split} set): expected calibration error {error:.4f}", 7, 6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    middles = ((torch.arange(BINS) + 0.5) / BINS).tolist()
+    above.bar(middles, accuracy.nan_to_num().tolist(), 0.9 / BINS, label="accuracy of the images in this bin")
+    above.plot([0, 1], [0, 1], "--", color="black", label="accuracy = confidence")
+    above.set_ylabel("accuracy")
+    above.legend(loc="upper left")
+    below.bar(middles, count.tolist(), 0.9 / BINS, color="grey")
+    below.set(xlabel="confidence: probability of the most probable class", ylabel="images", xlim=(0, 1))
+    return figure
+
+
+def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Precision by recall of each class against all others."""
+    metric = MulticlassPrecisionRecallCurve(len(names), thresholds=100, sync_on_compute=False)
+    metric.update(probabilities, labels)
+    precision, recall, _ = metric.compute()
+    figure = _figure(f"Precision and recall by class ({split} set)", 8, 5.5)
+    axes = figure.add_subplot()
+    colors: Any = [f"C{number % 10}" for number in range(len(names))]
+    for number, name in enumerate(names[:MOST_CLASSES]):
+        style = "-" if number < 10 else "--"
+        axes.plot(recall[number].tolist(), precision[number].tolist(), style, color=colors[number], label=name)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def training_images(data: ImageDataModule, columns: int = 10) -> Figure:
+    """The first training images of each class, a class a row."""
+    first = data.train_indices[:20_000]
+    labels = data.data.train.take(first)[1]
+    chosen, lines = [], []
+    for number, name in enumerate(data.data.classes[:MOST_CLASSES]):
+        of_class = first[(labels == number).nonzero().flatten()[:columns]]
+        if len(of_class) == columns:
+            chosen.append(of_class)
+            lines += [name, *[""] * (columns - 1)]
+    figure = _figure("Training images by class", 8, 7)
+    if chosen:
+        values = data.data.train.take(torch.cat(chosen))[0].movedim(1, -1)
+        values = values.squeeze(-1) if values.shape[-1] == 1 else values
+        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.93)), values, lines, columns, cmap="gray", vmin=0, vmax=255)
+    return figure
+
+
+def class_counts(data: ImageDataModule) -> Figure:
+    """How many training images each class has."""
+    names = data.data.classes
+    counts = torch.bincount(data.data.train.labels[data.train_indices], minlength=len(names))
+    figure = _figure(f"Training images: {int(counts.sum()):,}", 8, 4)
+    axes = figure.add_subplot()
+    bars = axes.bar(range(len(names)), counts.tolist())
+    if len(names) <= MOST_CLASSES:
+        axes.set_xticks(range(len(names)), names)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=9)
+    axes.set(xlabel="class", ylabel="images")
+    return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
     parser.add_argument("--data.dataset", type=str, help="Another data set of the same classes and image size.")
     parser.add_argument("--data.root", type=str, help="Folder that its files are in.")
+    parser.add_argument(
+        "--pictures", type=str, help="A folder to write the pictures that TensorBoard shows into, as PNG."
+    )
     parser.add_argument("--json", action="store_true", help="Print it for programs.")
     return parser
 
@@ -53,12 +57,30 @@ def _run(settings: Namespace) -> None:
     if settings.split == "val" and not len(data.val_indices):
         raise InputError("--split val: this run held no images out for validation; use --split test")
     found = evaluate(model, data, settings.split)
+    if settings.pictures:
+        write_pictures(model, data, Path(settings.pictures))
     if settings.json:
         print(
             json.dumps({"run": str(settings.run), "dataset": data.dataset, "split": settings.split, **found}, indent=2)
         )
     else:
         print(table(model.class_names, found, settings.split))
+
+
+def write_pictures(model: LogisticRegression, data: ImageDataModule, folder: Path) -> None:
+    """Writes each picture as a PNG file into the folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from logreg_lightning import pictures
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for tag, figure in pictures.figures(model, data).items():
+            figure.savefig(folder / f"{tag.partition('/')[2]}.png")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder") from None
 
 
 @torch.inference_mode()

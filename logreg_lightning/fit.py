@@ -151,6 +151,7 @@ def _fit(
     L.seed_everything(settings.seed, verbose=False)
     channels, height, width = data.data.image_shape
     model = LogisticRegression(channels * height * width, len(data.data.classes), **settings.model)
+    model.class_names, model.image_shape = data.data.classes, data.data.image_shape
     if state is not None:
         _say_new_schedule(model, data, state)
     logger = runs.logger(run, state["global_step"] if state else 0)

@@ -30,6 +30,18 @@ BINS = 15
 @torch.inference_mode()
 def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule, step: int) -> None:
     """Draws all pictures of a trained model into TensorBoard at that step, and the model's graph."""
+    for tag, figure in figures(model, data).items():
+        writer.add_figure(tag, figure, step)
+    graph = torch.nn.Sequential(torch.nn.Flatten(), model.linear, torch.nn.Softmax(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
+        writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
+
+
+@torch.inference_mode()
+def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figure]:
+    """All pictures of a trained model by their TensorBoard tags, on the validation set, or on the test set where
+    there is none."""
     model = model.eval().cpu()
     names, images, where, split = data.data.classes, data.data.train, data.val_indices, "validation"
     if not len(where):
@@ -43,14 +55,14 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
         lines = []
         for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
             said = int(row.argmax())
-            lines.append(f"{names[true]}{f', said {names[said]}' if said != true else ''}: {row[said]:.0%}")
-        return grid(pixels, lines, f"{title} ({split} set): truth, prediction, probability")
+            lines.append(f"{names[true]}{f' not {names[said]}' if said != true else ''}, {row[said]:.0%}")
+        return grid(pixels, lines, f"{title} ({split})")
 
     confidence, said = probabilities.max(1)
     mistakes, hits = (said != labels).nonzero().flatten(), (said == labels).nonzero().flatten()
     worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
     narrow = hits[confidence[hits].argsort()[:SHOWN]]
-    figures = {
+    return {
         "model/weights": weights(model, names),
         "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
         "mistakes/most_confident": show(worst, "Most confident mistakes"),
@@ -60,24 +72,19 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
         "data/training_images": training_images(data),
         "data/class_counts": class_counts(data),
     }
-    for tag, figure in figures.items():
-        writer.add_figure(tag, figure, step)
-    graph = torch.nn.Sequential(torch.nn.Flatten(), model.linear, torch.nn.Softmax(1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
-        writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
 
 
-def _figure(title: str, width: float = 8, height: float = 5) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=100)
-    figure.suptitle(title)
+def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
+    """Small in inches, so that letters stay readable where TensorBoard shows it on a card of 300 pixels."""
+    figure = Figure(figsize=(width, height), dpi=150)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwargs: Any) -> Any:
     """One picture of images (N, H, W) or (N, H, W, 3), side by side in columns, a line above each."""
     count, height, width = images.shape[:3]
-    rows, gap = max(1, -(-count // columns)), max(1, height // 3)
+    rows, gap = max(1, -(-count // columns)), max(1, round(0.4 * height))
     blank = float("nan") if images.is_floating_point() else 255
     sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
     for number, (image, line) in enumerate(zip(images, lines, strict=True)):
@@ -93,7 +100,7 @@ def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     shown = min(len(names), MOST_CLASSES)
     values = model.linear.weight.detach().float()[:shown].reshape(shown, *model.image_shape).mean(1)
     limit = float(values.abs().max())
-    figure = _figure("Weights: red speaks for the class, blue against it")
+    figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
     drawn = _tiles(axes, values, names[:shown], 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight")
@@ -104,8 +111,8 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
     """Counts of each class, in rows, by what it was taken for, in columns."""
     metric = MulticlassConfusionMatrix(len(names), sync_on_compute=False)
     metric.update(probabilities, labels)
-    figure = _figure(f"Confusion matrix ({split} set)", 7, 6.5)
-    axes = figure.add_subplot()
+    figure = _figure(f"Confusion matrix ({split})", 5, 4.6)
+    axes = figure.add_axes((0.12, 0.1, 0.74, 0.82))
     metric.plot(ax=axes, labels=list(names), add_text=len(names) <= MOST_CLASSES, cmap="Blues")
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
@@ -113,20 +120,23 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
         dark = metric.compute().max() / 2
         for text in axes.texts:
             text.set_color("white" if float(text.get_text()) > dark else "black")
-            text.set_fontsize(9)
+            text.set_fontsize(8)
     figure.colorbar(axes.images[0], ax=axes, shrink=0.8, label="images")
     return figure
 
 
 def grid(images: Tensor, lines: list[str], title: str) -> Figure:
     """Images, uint8 (N, C, H, W), with a line each."""
-    figure = _figure(title if lines else f"{title}: none", 8, 6)
+    columns = min(4, max(1, len(lines)))
+    width = max(2.5, 1.25 * columns)
+    height = 0.4 + 1.4 * max(1, -(-len(lines) // columns)) * width / columns
+    figure = _figure(title if lines else f"{title}: none", width, height)
     values = images.movedim(1, -1)
     _tiles(
-        figure.add_axes((0.01, 0.01, 0.98, 0.93)),
+        figure.add_axes((0.01, 0.01, 0.98, 1 - 0.35 / height)),
         values.squeeze(-1) if values.shape[-1] == 1 else values,
         lines,
-        4,
+        columns,
         cmap="gray",
         vmin=0,
         vmax=255,
@@ -141,15 +151,15 @@ def reliability(confidence: Tensor, right: Tensor, split: str) -> Figure:
     accuracy = torch.bincount(number, right.double(), BINS) / count
     mean = torch.bincount(number, confidence.double(), BINS) / count
     error = float(((accuracy - mean).abs() * count).nan_to_num().sum() / count.sum())
-    figure = _figure(f"Reliability ({split} set): expected calibration error {error:.4f}", 7, 6)
+    figure = _figure(f"Reliability ({split}), calibration error {error:.4f}", 5, 4.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     middles = ((torch.arange(BINS) + 0.5) / BINS).tolist()
-    above.bar(middles, accuracy.nan_to_num().tolist(), 0.9 / BINS, label="accuracy of the images in this bin")
+    above.bar(middles, accuracy.nan_to_num().tolist(), 0.9 / BINS, label="accuracy in the bin")
     above.plot([0, 1], [0, 1], "--", color="black", label="accuracy = confidence")
     above.set_ylabel("accuracy")
     above.legend(loc="upper left")
     below.bar(middles, count.tolist(), 0.9 / BINS, color="grey")
-    below.set(xlabel="confidence: probability of the most probable class", ylabel="images", xlim=(0, 1))
+    below.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
     return figure
 
 
@@ -158,8 +168,8 @@ def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
     metric = MulticlassPrecisionRecallCurve(len(names), thresholds=100, sync_on_compute=False)
     metric.update(probabilities, labels)
     precision, recall, _ = metric.compute()
-    figure = _figure(f"Precision and recall by class ({split} set)", 8, 5.5)
-    axes = figure.add_subplot()
+    figure = _figure(f"Precision and recall ({split})")
+    axes = figure.add_axes((0.12, 0.13, 0.67, 0.77))
     colors: Any = [f"C{number % 10}" for number in range(len(names))]
     for number, name in enumerate(names[:MOST_CLASSES]):
         style = "-" if number < 10 else "--"
@@ -180,7 +190,7 @@ def training_images(data: ImageDataModule, columns: int = 10) -> Figure:
         if len(of_class) == columns:
             chosen.append(of_class)
             lines += [name, *[""] * (columns - 1)]
-    figure = _figure("Training images by class", 8, 7)
+    figure = _figure("Training images by class", 5, 6)
     if chosen:
         values = data.data.train.take(torch.cat(chosen))[0].movedim(1, -1)
         values = values.squeeze(-1) if values.shape[-1] == 1 else values
@@ -192,11 +202,11 @@ def class_counts(data: ImageDataModule) -> Figure:
     """How many training images each class has."""
     names = data.data.classes
     counts = torch.bincount(data.data.train.labels[data.train_indices], minlength=len(names))
-    figure = _figure(f"Training images: {int(counts.sum()):,}", 8, 4)
-    axes = figure.add_subplot()
+    figure = _figure(f"Training images: {int(counts.sum()):,}", 5, 3.6)
+    axes = figure.add_axes((0.17, 0.14, 0.8, 0.75))
     bars = axes.bar(range(len(names)), counts.tolist())
     if len(names) <= MOST_CLASSES:
         axes.set_xticks(range(len(names)), names)
-        axes.bar_label(bars, fmt="{:,.0f}", fontsize=9)
+        axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
     axes.set(xlabel="class", ylabel="images")
     return figure

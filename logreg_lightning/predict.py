@@ -21,6 +21,7 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runs import checkpoint_of
 
 BATCH = 500
+SEEN = 12
 
 
 def build_parser() -> ArgumentParser:
@@ -30,6 +31,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="How to print it.")
     parser.add_argument("--top", type=int, default=1, help="How many classes to name, the most probable first.")
+    parser.add_argument(
+        "--picture", type=str, help="A PNG file to write, of the first pictures as the model sees them."
+    )
     parser.add_argument(
         "--digit",
         action="store_true",
@@ -52,11 +56,15 @@ def _run(settings: Namespace) -> None:
         raise InputError(f"--digit makes 1 x 28 x 28 images, and {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     rows = []
+    seen: list[tuple[Tensor, str]] = []
     unreadable: list[str] = []
-    for path, probabilities in predict(model, paths, settings.digit, unreadable):
+    for path, pixels, probabilities in predict(model, paths, settings.digit, unreadable):
         top = probabilities.topk(settings.top)
         names = [model.class_names[number] for number in top.indices.tolist()]
         rows.append((str(path), list(zip(names, top.values.tolist(), strict=True))))
+        seen += [(pixels, f"{names[0]}, {top.values[0]:.0%}")] if len(seen) < SEEN else []
+    if settings.picture and seen:
+        _draw(seen, settings.picture)
     _print(rows, settings.format)
     for sentence in unreadable:
         print(sentence, file=sys.stderr)
@@ -87,8 +95,11 @@ def find_pictures(given: list[str]) -> list[Path]:
 
 def predict(
     model: LogisticRegression, paths: list[Path], digit: bool, unreadable: list[str]
-) -> Iterator[tuple[Path, Tensor]]:
-    """Each picture's probabilities, float (classes,); a sentence for each that cannot be read goes to `unreadable`."""
+) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """Each picture's pixels, uint8 (C, H, W), and probabilities, float (classes,).
+
+    A sentence for each that cannot be read goes to `unreadable`.
+    """
     from tqdm import tqdm
 
     def load(path: Path) -> Tensor | str:
@@ -107,8 +118,21 @@ def predict(
             read = [(path, pixels) for path, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, Tensor)]
             if read:
                 pixels = torch.stack([pixels for _, pixels in read])
-                yield from zip((path for path, _ in read), model.predict_proba(pixels), strict=True)
+                for (path, one), probabilities in zip(read, model.predict_proba(pixels), strict=True):
+                    yield path, one, probabilities
             bar.update(len(batch))
+
+
+def _draw(seen: list[tuple[Tensor, str]], file: str) -> None:
+    from logreg_lightning import pictures
+
+    figure = pictures.grid(
+        torch.stack([pixels for pixels, _ in seen]), [line for _, line in seen], "What the model sees"
+    )
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--picture {file} cannot be written ({error}); name a .png file") from None
 
 
 def _print(rows: list[tuple[str, list[tuple[str, float]]]], format_: str) -> None:

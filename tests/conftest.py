@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,6 +36,20 @@ def small_mnist(train: int = 600, test: int = 100) -> dict[str, bytes]:
         pixels[np.arange(count), targets * 2] = 255
         files[images], files[labels] = idx(pixels), idx(targets)
     return files
+
+
+COLORS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
+
+
+def write_pictures(folder: Path, per_class: int = 30, names: tuple[str, ...] = ("cats", "dogs")) -> None:
+    """A folder of pictures for each class, which differ in colour alone, of any size."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)), 3)
+            pixels = (np.array(COLORS[name]) + rng.integers(-30, 30, size)).clip(0, 255).astype(np.uint8)
+            PIL.Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NAMES, fit, idx, refused, small_mnist
+from conftest import NAMES, fit, idx, refused, small_mnist, write_pictures
 
 from logreg_lightning import cli
 from logreg_lightning.checkpoints import read
@@ -47,6 +47,8 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
             cli.main(shlex.split(command))
         assert "--accelerator gpu" in capsys.readouterr().err
         return
+    if "--data.dataset pets" in command:
+        write_pictures(Path("pets"), 20)
     if "--num_nodes" in command:
         pytest.skip("needs several machines; test_processes.py runs torchrun on one")
     if "--devices" in command:

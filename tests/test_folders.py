@@ -1,0 +1,131 @@
+"""A folder with a folder of pictures for each class, as people have them: of all sizes, with strangers in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import COLORS, fit, refused, write_pictures
+
+from logreg_lightning import folders
+from logreg_lightning.datamodule import ImageDataModule
+
+
+def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(Path("pets"))
+    Path("pets/.hidden").mkdir()
+    Path("pets/cats/.DS_Store").write_text("x")
+    Path("pets/cats/notes.txt").write_text("not a picture")
+    Path("pets/dogs/broken.jpg").write_bytes(Path("pets/dogs/0.jpg").read_bytes()[:100])
+    flags = ["--data.dataset=pets", "--data.image_size=8", "--data.color=true", "--data.batch_size=4"]
+    run = fit(*flags, "--max_epochs=10", "--model.lr=0.05")
+    printed = capsys.readouterr().out
+    assert "2 files that are no pictures, or broken, are left out: cats/notes.txt, dogs/broken.jpg" in printed
+    assert "no test split: a fifth of each class, 12 pictures, is cut off as one" in printed
+    results = json.loads((run / "results.json").read_text())
+    assert results["test/accuracy"] == 1.0
+    assert results["majority_class_accuracy"] == 0.5
+    assert "of always saying cats" in printed
+
+
+def module(**settings: object) -> ImageDataModule:
+    data = ImageDataModule("pets", image_size=8, **settings)  # type: ignore[arg-type]
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_splits_that_are_there_are_used(workdir: Path) -> None:
+    write_pictures(Path("pets/train"), 30)
+    write_pictures(Path("pets/test"), 10)
+    data = module(val_size=0.1)
+    assert (len(data.train_indices), len(data.val_indices), data.data.test_count) == (54, 6, 20)
+    write_pictures(Path("pets/val"), 5)
+    data = module()
+    assert (len(data.train_indices), len(data.val_indices), data.data.test_count) == (60, 10, 20)
+    labels = data.data.train.labels
+    assert sorted(labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
+    seen = torch.cat([data.train_indices, data.val_indices, data.data.test_indices])  # type: ignore[list-item]
+    assert sorted(seen.tolist()) == list(range(90))
+
+
+def test_val_alone_is_the_test_set(workdir: Path) -> None:
+    write_pictures(Path("pets/train"), 30)
+    write_pictures(Path("pets/val"), 10)
+    assert module().data.test_count == 20
+
+
+def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
+    write_pictures(Path("pets"), 10)
+    data = module(color=True)
+    paths = sorted(Path("pets/cats").iterdir()) + sorted(Path("pets/dogs").iterdir())
+    assert len(data.data.train) == 20
+    for path, pixels in zip(paths, data.data.train.pixels, strict=True):
+        with PIL.Image.open(path) as picture:
+            small = PIL.ImageOps.fit(picture.convert("RGB"), (8, 8), PIL.Image.Resampling.BICUBIC)
+        assert torch.equal(pixels, torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
+
+
+def test_decodes_once_and_again_when_a_picture_changes(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(Path("pets"), 10)
+    decoded = 0
+    decode = folders._decode
+
+    def count(*arguments: object) -> None:
+        nonlocal decoded
+        decoded += 1
+        decode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folders, "_decode", count)
+    before = module().data.train.pixels.clone()
+    assert torch.equal(module().data.train.pixels, before) and decoded == 1
+    os.utime("pets/cats/3.png", (1, 1))
+    module()
+    assert decoded == 2
+    Path("pets/dogs/3.png").unlink()
+    assert len(module().data.train) == 19 and decoded == 3
+    module(color=True)
+    assert decoded == 4
+    assert len(list(Path("data/decoded").iterdir())) == 1
+
+
+def test_rare_classes_are_said(workdir: Path) -> None:
+    write_pictures(Path("pets"), 30, ("cats",))
+    write_pictures(Path("pets"), 2, ("dogs",))
+    notes = " ".join(module().data.notes)
+    assert "few or no pictures of a class in the training split: dogs (2)" in notes
+    assert "in the test split: cats (6), dogs (0)" in notes
+
+
+def no_class_of_the_test_split_in_train() -> None:
+    write_pictures(Path("pets/train"), 3)
+    Path("pets/test/fish").mkdir(parents=True)
+
+
+def empty_classes() -> None:
+    for name in COLORS:
+        Path("pets", name).mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda: None, "a folder of pictures for each class, two at least"),
+        (lambda: write_pictures(Path("pets"), 3, ("cats",)), "two at least"),
+        (empty_classes, "none of its 0 files"),
+        (no_class_of_the_test_split_in_train, "no class fish"),
+    ],
+)
+def test_a_folder_that_is_no_data_set(
+    workdir: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[], None], named: str
+) -> None:
+    Path("pets").mkdir()
+    spoil()
+    refused(["--data.dataset=pets"], named, capsys)
+    assert not Path("lightning_logs").exists()

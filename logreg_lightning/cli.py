@@ -60,7 +60,7 @@ def new_parser(script: str, example: str, purpose: str) -> ArgumentParser:
     """A script's parser: its help starts with an example."""
     number = f"logreg_lightning {importlib.metadata.version('logreg-lightning')}"
     description = f"Example: python scripts/{script} {example}. {purpose}"
-    return ArgumentParser(prog=script, exit_on_error=False, version=number, description=description)
+    return ArgumentParser(prog=script, exit_on_error=False, allow_abbrev=False, version=number, description=description)
 
 
 def build_parser() -> ArgumentParser:

@@ -327,7 +327,7 @@ def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         return lambda iterations: in_a_process(scikit_learn, str(root), solver, iterations)
 
     def ours(epochs: int) -> Figures:
-        return fit("--data.dataset=mnist", f"--data.root={root}", f"--max_epochs={epochs}")
+        return fit("--data.dataset=mnist", f"--data.root={root}", f"--max_epochs={epochs}", "--pictures=false")
 
     contestants = {"lbfgs": solve("lbfgs"), "saga": solve("saga"), "this project, default recipe": ours}
     settings = {name: smallest(run, range(1, 3 if quick else 65)) for name, run in contestants.items()}
@@ -373,7 +373,13 @@ def size(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 
     def flags(count: int, steps: int) -> list[str]:
         limits = [f"--max_steps={steps}", f"--val_check_interval={steps}", "--max_epochs=1000"]
-        return [f"--data.dataset={folders[count]}", f"--data.root={root}", "--data.val_size=0", *limits]
+        return [
+            f"--data.dataset={folders[count]}",
+            f"--data.root={root}",
+            "--data.val_size=0",
+            "--pictures=false",
+            *limits,
+        ]
 
     runs = {str(count): (lambda count=count: fit(*flags(count, steps))) for count in counts}
     found = in_turns(runs, repeats)  # type: ignore[arg-type]

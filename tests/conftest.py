@@ -83,6 +83,7 @@ def as_nobody(workdir: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    "localhost".encode("idna")  # Python's own files, loaded when first used, may be root's
     for path in [workdir, *workdir.rglob("*")]:
         os.chown(path, 65534, 65534)
     os.seteuid(65534)
@@ -112,8 +113,9 @@ def newest() -> Path:
 
 
 def fit(*flags: str) -> Path:
-    """Runs `fit.py` with these flags in this process and returns the newest run's folder."""
-    cli.main(list(flags))
+    """Runs `fit.py` with these flags, in this process, without pictures unless told; returns the run's folder."""
+    quick = [] if any(flag.startswith("--pictures") for flag in flags) else ["--pictures=false"]
+    cli.main([*flags, *quick])
     return newest()
 
 

@@ -25,10 +25,10 @@ FIT = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "fit.py")]
 BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
 RUNS = {
     "default": BASE,
-    "one step a call": [*BASE, "--data.steps_per_execution=1", "--model.weight_decay=0.001"],
-    "seven steps a call": [*BASE, "--data.steps_per_execution=7", "--model.schedule=constant"],
-    "interval": [*BASE, "--data.val_size=0", "--val_check_interval=50", "--max_steps=1000"],
-    "two processes": [*BASE, "--devices=2", "--max_epochs=4"],
+    "one step a call": [*BASE, "--pictures=false", "--data.steps_per_execution=1", "--model.weight_decay=0.001"],
+    "seven steps a call": [*BASE, "--pictures=false", "--data.steps_per_execution=7", "--model.schedule=constant"],
+    "interval": [*BASE, "--pictures=false", "--data.val_size=0", "--val_check_interval=50", "--max_steps=1000"],
+    "two processes": [*BASE, "--pictures=false", "--devices=2", "--max_epochs=4"],
 }
 EXPECTED_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 

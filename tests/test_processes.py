@@ -14,7 +14,9 @@ from conftest import outcome, small_mnist
 from logreg_lightning.checkpoints import read
 
 FIT = str(Path(__file__).parents[1] / "scripts" / "fit.py")
-FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu"]  # 540 = 77 x 7 + 1
+FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu", "--pictures=false"]
+FLAGS += ["--model.schedule=constant"]
+# 540 images are 77 x 7 + 1
 
 
 def run(*flags: str) -> Path:
@@ -53,15 +55,17 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
         assert by_three[name] == results[0][name], name
 
     # One goes on where two began, and the other way round.
-    long = run(*FLAGS, "--max_epochs=4", "--model.schedule=constant")
-    for first, then in ((1, 2), (2, 1)):
-        short = run(*FLAGS, "--model.schedule=constant", f"--devices={first}")
-        run("--resume", str(short), "--max_epochs=4", f"--devices={then}")
+    long = run(*FLAGS, "--max_epochs=4")
+    for short, devices in ((one, 2), (two, 1)):
+        run("--resume", str(short), "--max_epochs=4", f"--devices={devices}")
         torch.testing.assert_close(weights(short), weights(long), atol=1e-6, rtol=0)
 
 
 def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> None:
-    one, two = (run("--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", f"--devices={n}") for n in (1, 2))
+    one, two = (
+        run("--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false", f"--devices={n}")
+        for n in (1, 2)
+    )
     found = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
     assert found[0]["test/accuracy"] == found[1]["test/accuracy"]
     assert found[0]["test/loss"] == pytest.approx(found[1]["test/loss"], rel=1e-5)
@@ -69,7 +73,7 @@ def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> Non
 
 def test_torchrun_starts_them_too(workdir: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", FIT]
-    flags = ["--max_epochs=1", "--devices=2", "--data.batch_size=7", "--accelerator=cpu"]
+    flags = ["--max_epochs=1", "--devices=2", "--data.batch_size=7", "--accelerator=cpu", "--pictures=false"]
     subprocess.run([*torchrun, *flags], capture_output=True, check=True)
     assert [folder.name for folder in Path("lightning_logs").iterdir()] == ["version_0"]
     subprocess.run([*torchrun, "--resume=last", "--max_epochs=2"], capture_output=True, check=True)

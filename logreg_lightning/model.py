@@ -190,6 +190,7 @@ class LogisticRegression(L.LightningModule):
         run_steps = cast(ImageDataModule, cast(Any, self.trainer).datamodule).run_steps
         rates = [self.lr_at(self.global_step + number, run_steps) for number in range(len(steps.sizes))]
         logits = self.graphed_steps(steps, rates) if steps.images.is_cuda else self.optimizer_steps(steps, rates)
+        cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).param_groups[0]["lr"] = rates[-1]
         # Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as a step.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in steps.sizes:

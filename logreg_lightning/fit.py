@@ -99,7 +99,7 @@ def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkp
         settings = settings.clone()
         settings.resume, settings.data.dataset = None, data.dataset
         try:
-            _begin(run, parser.dump(settings), state)
+            _begin(run, parser.dump(settings), checkpoint, state)
             _fit(settings, data, run, checkpoint, state)
         except Stopped as stop:
             say(f"\n{stop}; to go on: {_command(run)}")
@@ -136,9 +136,14 @@ def _finished(folder: Path, settings: Namespace, state: dict[str, Any], data: Im
 
 
 @rank_zero_only
-def _begin(run: Path, config: str, state: dict[str, Any] | None) -> None:
+def _begin(run: Path, config: str, checkpoint: Path | None, state: dict[str, Any] | None) -> None:
     """Makes the folder ready: its settings written, nothing in it that the training will write again."""
     write_whole(run / "config.yaml", config.encode())
+    last = run / "checkpoints" / "last.ckpt"
+    if checkpoint is not None and not (
+        last.exists() and last.samefile(checkpoint)
+    ):  # a kill from now on must not lead back to the future
+        write_whole(last, checkpoint.read_bytes())
     (run / "results.json").unlink(missing_ok=True)
     checkpoints.rewind_curves(run, state)
 
@@ -156,12 +161,17 @@ def _fit(
         _say_new_schedule(model, data, state)
     logger = runs.logger(run, state["global_step"] if state else 0)
     saver = checkpoints.Saver(run)
+    drawn: list[L.Callback] = []
+    if settings.pictures:
+        from logreg_lightning import pictures
+
+        drawn = [pictures.WeightsAsTheyGrow(saver)]
     interval = settings.val_check_interval
     every = {"check_val_every_n_epoch": None, "val_check_interval": interval // data.steps_per_call} if interval else {}
     trainer = _trainer(
         settings,
         logger=logger,
-        callbacks=[*progress.callbacks(interval), saver, StopOnSignal(saver)],
+        callbacks=[*progress.callbacks(interval), *drawn, saver, StopOnSignal(saver)],
         plugins=[checkpoints.WholeFiles()],
         **every,
     )
@@ -183,8 +193,6 @@ def _fit(
     metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     steps = trainer.fit_loop.epoch_loop.global_step
     if settings.pictures and processes.rank() == 0:
-        from logreg_lightning import pictures
-
         pictures.draw(logger.experiment, model, data, steps)
     logger.experiment.flush()
     labels = data.test_labels()

@@ -33,11 +33,13 @@ class Layout:
         classes: Names of the classes' folders, sorted.
         splits: Of train, val and test those that there are, or the one split `all`.
         files: Path, split's number and class's number of each file, sorted.
+        hidden: Files whose name starts with a dot, which are no pictures of anybody's.
     """
 
     classes: tuple[str, ...]
     splits: tuple[str, ...]
     files: tuple[tuple[Path, int, int], ...]
+    hidden: tuple[Path, ...]
 
 
 def layout(folder: Path) -> Layout:
@@ -56,19 +58,23 @@ def layout(folder: Path) -> Layout:
         splits = ("all",)
     tops = [inside["train"] if name == "all" and "train" in inside else inside.get(name, folder) for name in splits]
     classes = tuple(path.name for path in folders(tops[0]))
-    files = []
+    files: list[tuple[Path, int, int]] = []
+    hidden: list[Path] = []
     for number, top in enumerate(tops):
         for path in folders(top):
             if path.name not in classes:
                 raise InputError(f"{path}: there is no class {path.name} in {tops[0]}; move or remove that folder")
-            pictures = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            files += [(picture, number, classes.index(path.name)) for picture in pictures]
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                if file.name.startswith("."):
+                    hidden.append(file)
+                else:
+                    files.append((file, number, classes.index(path.name)))
     if len(classes) < 2:
         raise InputError(
             f"--data.dataset {folder}: a data set of your own is a folder with a folder of pictures for each class, "
             "two at least, or one with the four files of MNIST's format"
         )
-    return Layout(classes, splits, tuple(files))
+    return Layout(classes, splits, tuple(files), tuple(hidden))
 
 
 def _cache(folder: Path, root: Path) -> Path:
@@ -134,7 +140,7 @@ def _decode(folder: Path, found: Layout, place: Path, key: str, image_size: int,
 
     pixels = np.lib.format.open_memmap(place / "pixels.npy", "w+", np.uint8, (len(found.files), *shape))
     kept: list[tuple[int, int]] = []
-    strange: list[str] = []
+    strange = [str(path.relative_to(folder)) for path in found.hidden]
     with ThreadPoolExecutor() as pool:
         loaded = pool.map(load, found.files)
         bar = tqdm(loaded, total=len(found.files), unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
@@ -197,4 +203,4 @@ def load(folder: Path, root: Path) -> Dataset:
 
 def _strange(names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} files that are no pictures, or broken, are left out: {shown}"
+    return f"{len(names)} files that are hidden, broken or no pictures are left out: {shown}"

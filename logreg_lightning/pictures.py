@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
 
 from logreg_lightning.batches import EvalLoader
+from logreg_lightning.checkpoints import Saver
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
 
@@ -36,6 +39,28 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
         writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
+
+
+class WeightsAsTheyGrow(L.Callback):
+    """Draws the weights at the end of a validation, as long as that takes less than a twentieth of the training's time.
+
+    Must stand before the saver in the callbacks: what a checkpoint knows of, a resumed run does not draw again.
+    """
+
+    SHARE = 0.05
+
+    def __init__(self, saver: Saver) -> None:
+        self.saver = saver
+        self.seconds = 0.3  # what the first one is likely to take
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or self.seconds > self.SHARE * self.saver.fit_seconds:
+            return
+        begun = time.perf_counter()
+        model = cast(LogisticRegression, pl_module)
+        figure = weights(model, model.class_names)
+        cast(Any, trainer.logger).experiment.add_figure("model/weights", figure, trainer.global_step)
+        self.seconds += time.perf_counter() - begun
 
 
 @torch.inference_mode()
@@ -98,7 +123,7 @@ def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwa
 def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     """The weights of each class as an image, one symmetric scale for all; where there are colours, their mean."""
     shown = min(len(names), MOST_CLASSES)
-    values = model.linear.weight.detach().float()[:shown].reshape(shown, *model.image_shape).mean(1)
+    values = model.linear.weight.detach().float().cpu()[:shown].reshape(shown, *model.image_shape).mean(1)
     limit = float(values.abs().max())
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))

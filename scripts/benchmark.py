@@ -435,7 +435,7 @@ def main(
     json_: bool = False,
     write: str | None = None,
 ) -> None:
-    """Example: python scripts/benchmark.py --only recipe. Measures, in fresh processes that take turns.
+    """What to measure.
 
     Args:
         root: Folder with MNIST, as --data.root of fit.py; the large data sets are made in it, 7 GB, once.
@@ -460,6 +460,8 @@ def main(
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
+    from logreg_lightning import cli
 
-    auto_cli(main, as_positional=False)
+    parser = cli.new_parser("benchmark.py", "--only recipe", "Measures speed, in fresh processes that take turns.")
+    parser.add_function_arguments(main)
+    cli.command(parser, lambda settings: main(**settings), None)

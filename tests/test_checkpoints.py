@@ -145,6 +145,25 @@ def test_a_run_killed_before_its_results_repeats_the_test_alone(workdir: Path, m
     assert len(curves(run)["test/accuracy"]) == 1
 
 
+def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit(*EPOCHS)
+    older = Path("older.ckpt")
+    with monkeypatch.context() as patch:
+        die_at_save(patch, 2)
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    older = run / "checkpoints" / "older.ckpt"
+    (newest() / "checkpoints" / "last.ckpt").rename(older)
+    expected = outcome(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit("--resume", str(older))
+    fit("--resume", str(run))
+    # The curves of the run that wrote the older checkpoint lie in files of its own.
+    assert {**outcome(run), "curves": None} == {**expected, "curves": None}
+
+
 def test_same_seed_same_run(workdir: Path) -> None:
     first, second = outcome(fit(*EPOCHS, "--seed=4")), outcome(fit(*EPOCHS, "--seed=4"))
     assert first == second

@@ -26,7 +26,10 @@ def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest
     flags = ["--data.dataset=pets", "--data.image_size=8", "--data.color=true", "--data.batch_size=4"]
     run = fit(*flags, "--max_epochs=10", "--model.lr=0.05")
     printed = capsys.readouterr().out
-    assert "2 files that are no pictures, or broken, are left out: cats/notes.txt, dogs/broken.jpg" in printed
+    assert (
+        "3 files that are hidden, broken or no pictures are left out: cats/.DS_Store, cats/notes.txt, dogs/broken.jpg"
+        in printed
+    )
     assert "no test split: a fifth of each class, 12 pictures, is cut off as one" in printed
     results = json.loads((run / "results.json").read_text())
     assert results["test/accuracy"] == 1.0

@@ -46,6 +46,14 @@ def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
+def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--data.dataset=mnist", "--max_epochs=3", "--pictures=true"]
+    assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
+    monkeypatch.setattr(pictures.WeightsAsTheyGrow, "SHARE", float("inf"))
+    steps = [image.step for image in events(fit(*flags)).Images("model/weights")]
+    assert steps == [3, 6, 9, 9]
+
+
 def test_none_are_drawn_when_not_wanted(workdir: Path) -> None:
     assert events(fit("--data.dataset=digits", "--max_epochs=1", "--pictures=false")).Tags()["images"] == []
 

@@ -140,9 +140,8 @@ def _begin(run: Path, config: str, checkpoint: Path | None, state: dict[str, Any
     """Makes the folder ready: its settings written, nothing in it that the training will write again."""
     write_whole(run / "config.yaml", config.encode())
     last = run / "checkpoints" / "last.ckpt"
-    if checkpoint is not None and not (
-        last.exists() and last.samefile(checkpoint)
-    ):  # a kill from now on must not lead back to the future
+    if checkpoint is not None and checkpoint.resolve() != last.resolve():
+        # A kill from now on must not lead back to what is the future of this checkpoint.
         write_whole(last, checkpoint.read_bytes())
     (run / "results.json").unlink(missing_ok=True)
     checkpoints.rewind_curves(run, state)

@@ -222,7 +222,6 @@ class LogisticRegression(L.LightningModule):
                 torch.distributed.all_reduce(bias.grad)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
-            torch.clear_autocast_cache()  # else mixed precision goes on with the weights before the step
             all_logits.append(logits)
         return torch.cat(all_logits)
 

@@ -20,7 +20,7 @@ from logreg_lightning.checkpoints import Saver
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
 
-SHOWN = 12
+SHOWN = 10
 """Images in a picture of mistakes or hits."""
 
 MOST_CLASSES = 20
@@ -152,8 +152,8 @@ def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
 
 def grid(images: Tensor, lines: list[str], title: str) -> Figure:
     """Images, uint8 (N, C, H, W), with a line each."""
-    columns = min(4, max(1, len(lines)))
-    width = max(2.5, 1.25 * columns)
+    columns = min(5, max(1, len(lines)))
+    width = max(2.5, 1.0 * columns)
     height = 0.4 + 1.4 * max(1, -(-len(lines) // columns)) * width / columns
     figure = _figure(title if lines else f"{title}: none", width, height)
     values = images.movedim(1, -1)
@@ -205,21 +205,22 @@ def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
     return figure
 
 
-def training_images(data: ImageDataModule, columns: int = 10) -> Figure:
-    """The first training images of each class, a class a row."""
+def training_images(data: ImageDataModule, rows: int = 5) -> Figure:
+    """The first training images of each class that has so many, a class a column."""
     first = data.train_indices[:20_000]
     labels = data.data.train.take(first)[1]
-    chosen, lines = [], []
-    for number, name in enumerate(data.data.classes[:MOST_CLASSES]):
-        of_class = first[(labels == number).nonzero().flatten()[:columns]]
-        if len(of_class) == columns:
-            chosen.append(of_class)
-            lines += [name, *[""] * (columns - 1)]
-    figure = _figure("Training images by class", 5, 6)
+    of_classes = {
+        name: first[(labels == number).nonzero().flatten()[:rows]]
+        for number, name in enumerate(data.data.classes[:MOST_CLASSES])
+    }
+    chosen = {name: indices for name, indices in of_classes.items() if len(indices) == rows}
+    columns = max(1, len(chosen))
+    figure = _figure("Training images by class", 5, max(2.5, 0.5 + 1.4 * rows * 5 / max(8, columns)))
     if chosen:
-        values = data.data.train.take(torch.cat(chosen))[0].movedim(1, -1)
+        values = data.data.train.take(torch.stack([*chosen.values()]).T.flatten())[0].movedim(1, -1)
         values = values.squeeze(-1) if values.shape[-1] == 1 else values
-        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.93)), values, lines, columns, cmap="gray", vmin=0, vmax=255)
+        lines = [*chosen, *[""] * (columns * (rows - 1))]
+        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.88)), values, lines, columns, cmap="gray", vmin=0, vmax=255)
     return figure
 
 

@@ -21,7 +21,7 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runs import checkpoint_of
 
 BATCH = 500
-SEEN = 12
+SEEN = 10
 
 
 def build_parser() -> ArgumentParser:

@@ -27,7 +27,7 @@ test: setup  ## format, lint, types and tests
 
 N ?= 100
 soak: setup  ## stop N real runs at random moments, resume them, count differences: make soak N=100
-	$(BIN)/python -m pytest tests/test_kills.py --kills $(N) $(ARGS)
+	$(BIN)/python -m pytest tests/test_kills.py -n 0 --kills $(N) $(ARGS)
 
 bench: setup  ## measure speed against the tutorial's loop, stock Lightning, a bare loop and scikit-learn
 	$(BIN)/python scripts/benchmark.py $(ARGS)

@@ -213,10 +213,15 @@ def _found(folder: Path) -> list[Path]:
 
 def _folder_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
     """Images' and labels' file to read, of the training set, then of the test set."""
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    unpacked = root / "unpacked" / f"{folder.resolve().name}-{place}"
+    unpacked = root / "unpacked" / own_name(folder)
     files = [unpacked / file.stem if file.suffix == ".gz" else file for file in _found(folder)]
     return [(files[0], files[1]), (files[2], files[3])]
+
+
+def own_name(folder: Path) -> str:
+    """A name for what is made of a folder: its own, and what tells it from others of that name."""
+    path = folder.resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
 
 
 def _unpack(file: Path, place: Path) -> None:

@@ -47,8 +47,9 @@ def main(argv: list[str] | None = None) -> None:
 def _run(settings: Namespace) -> None:
     checkpoint = checkpoint_of(settings.run)
     model = LogisticRegression.load(checkpoint)
-    config = read(checkpoint)["datamodule_hyper_parameters"]
-    config["dataset"] = settings.data.dataset or read(checkpoint)["ImageDataModule"]["dataset"]
+    state = read(checkpoint)
+    config = state["datamodule_hyper_parameters"]
+    config["dataset"] = settings.data.dataset or state["ImageDataModule"]["dataset"]
     config["root"] = settings.data.root or config["root"]
     data = ImageDataModule(**config)
     data.prepare_data()

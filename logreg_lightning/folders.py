@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from logreg_lightning import preprocess
-from logreg_lightning.datasets import Dataset, Images, map_read_only
+from logreg_lightning.datasets import Dataset, Images, map_read_only, own_name
 from logreg_lightning.errors import InputError
 from logreg_lightning.files import locked, write_whole
 
@@ -78,8 +78,7 @@ def layout(folder: Path) -> Layout:
 
 
 def _cache(folder: Path, root: Path) -> Path:
-    path = folder.resolve()
-    return root / "decoded" / f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    return root / "decoded" / own_name(folder)
 
 
 def _key(folder: Path, found: Layout, image_size: int, color: bool) -> str:

@@ -59,6 +59,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What a worker of pytest-xdist prints is not seen; this is."""
+    terminalreporter.write_line(f"test_kills.py: --kill-seed {config.getoption('--kill-seed')}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def event_files_sort() -> None:
     """TensorBoard orders a second's event files of one process by a running number, as text: give all four digits."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help setup fit test soak bench format tensorboard
+.PHONY: help setup fit check test soak bench format tensorboard
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
@@ -19,10 +19,14 @@ setup: .venv/installed  ## make .venv with the pinned requirements and the packa
 fit: setup  ## train: make fit ARGS="--data.dataset mnist --max_epochs 5"
 	$(BIN)/python scripts/fit.py $(ARGS)
 
-test: setup  ## format, lint, types and tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
+LINT = $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+check: setup  ## format, lint, types and the quick tests, in about a minute
+	$(LINT)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test: setup  ## format, lint, types and all tests
+	$(LINT)
 	$(BIN)/python -m pytest $(ARGS)
 
 N ?= 100

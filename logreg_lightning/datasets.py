@@ -1,31 +1,27 @@
-"""What a data set is here, uint8 images, int64 labels and class names, and where each one comes from."""
+"""What a data set is here, uint8 images, int64 labels and class names, and each one by its name."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import itertools
-import math
 import shutil
 import socket
 import tempfile
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from logreg_lightning import idx
 from logreg_lightning.errors import InputError
-from logreg_lightning.files import locked
+from logreg_lightning.runtime.files import locked
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
-_IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_IDX_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     @property
-    def test_count(self) -> int:
+    def num_test(self) -> int:
         """Images to test on."""
         return len(self.test) if self.test_indices is None else len(self.test_indices)
 
@@ -79,59 +75,11 @@ class Dataset:
         return channels, height, width
 
 
-def read_idx(path: Path) -> Tensor:
-    """An IDX file as a tensor, uint8 (memory-mapped, so any size starts at once) or int32.
-
-    The format: http://yann.lecun.com/exdb/mnist/, two zero bytes, a type byte, the number of dimensions, each
-    dimension as a big-endian uint32, then the values.
-
-    Raises:
-        InputError: unreadable, not IDX, of another type than unsigned bytes or 32-bit integers, or of another
-            size than its header says.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0":
-                raise InputError(f"{path} is not an IDX file (it starts with {head.hex() or 'nothing'}); {_MEND}")
-            if head[2] not in _IDX_DTYPES:
-                raise InputError(
-                    f"{path} holds values of IDX type 0x{head[2]:02x}, not unsigned bytes (0x08) or "
-                    f"32-bit integers (0x0c); {_MEND}"
-                )
-            dtype, dimensions = _IDX_DTYPES[head[2]], head[3]
-            sizes = file.read(4 * dimensions)
-        if len(sizes) < 4 * dimensions:
-            raise InputError(f"{path} is cut short inside its header; {_MEND}")
-        shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
-        offset = 4 + 4 * dimensions
-        expected = offset + math.prod(shape) * dtype.itemsize
-        if size != expected:
-            raise InputError(f"{path} has {size} bytes where its header promises {expected}; {_MEND}")
-        if 0 in shape or not shape:
-            raise InputError(f"{path} holds no values; {_MEND}")
-        values = np.memmap(path, dtype, "r", offset, shape)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {_MEND}") from None
-    return map_read_only(values) if dtype == np.uint8 else torch.from_numpy(values.astype(np.int32))
-
-
-def map_read_only(values: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of the same memory, which may be a file's; nothing may write to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(values)
-
-
-_MEND = "delete it so that it is fetched or unpacked again, or put a whole copy there"
-
-
 def load(name: str, root: Path) -> Dataset:
     """The data set of that name, or in that folder, from the files there or under `root`; nothing is downloaded.
 
     Raises:
-        InputError: its files are not there, damaged, or do not fit together.
+        InputError: its files are missing, damaged, or do not belong together.
     """
     if name == "digits":
         return _digits()
@@ -139,23 +87,23 @@ def load(name: str, root: Path) -> Dataset:
         kind = _torchvision_class(name)
         classes = tuple(str(c).partition(" - ")[0] for c in kind.classes)  # "7 - seven" is 7
         files = _raw_files(kind, root / kind.__name__ / "raw")
-        train, test = (_read_pair(*pair, len(classes)) for pair in files)
+        train, test = (Images(*idx.read_pair(*pair, len(classes))) for pair in files)
         return Dataset(name, classes, train, test)
     train_files, test_files = _folder_files(Path(name), root)
-    train = _read_pair(*train_files, None)
+    train = Images(*idx.read_pair(*train_files, None))
     classes = tuple(map(str, range(int(train.labels.max()) + 1)))
-    return Dataset(name, classes, train, _read_pair(*test_files, len(classes)))
+    return Dataset(name, classes, train, Images(*idx.read_pair(*test_files, len(classes))))
 
 
 def prepare(name: str, root: Path) -> None:
     """Makes sure that the files of a data set are under `root`: there already, unpacked, or downloaded.
 
-    torchvision fetches them, MD5 checked, from each mirror in turn, into a folder beside their place; only whole files
-    move into it. The .gz files of a folder of one's own are unpacked under `root`. A lock keeps several processes from
-    doing it at once.
+    torchvision downloads them, MD5 checked, from each mirror in turn, into a folder beside their place; only complete
+    files are moved in. The .gz files of a folder of your own are unpacked under `root`. A lock keeps several processes
+    from doing it at once.
 
     Raises:
-        InputError: they cannot be had; the sentence says what was tried and what helps.
+        InputError: the files are not available; the sentence says what was tried and what helps.
     """
     if name == "digits":
         return
@@ -182,30 +130,30 @@ def prepare(name: str, root: Path) -> None:
                         _unpack(file, place)
     except OSError as error:
         raise InputError(
-            f"{error.filename or root} cannot be written ({error.strerror}); name another folder with --data.root, or "
-            "train without files: --data.dataset digits"
+            f"{error.filename or root} cannot be written ({error.strerror}); set another folder as `root`, or train "
+            "without files: `dataset='digits'`"
         ) from None
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether it is a folder in MNIST's format, whole or not, and so not one with a folder for each class."""
-    return any((folder / f"{name}{packed}").exists() for name in _IDX_NAMES for packed in ("", ".gz"))
+    """Whether it is a folder in MNIST's format, complete or not, and so not one with a folder for each class."""
+    return any((folder / f"{name}{packed}").exists() for name in idx.FILES for packed in ("", ".gz"))
 
 
 def is_folder(name: str) -> bool:
-    """Whether it names a folder of one's own, not a data set; a data set's name comes first."""
+    """Whether it is the path of a folder; a data set's name comes first."""
     return name not in NAMES and Path(name).is_dir()
 
 
 def _found(folder: Path) -> list[Path]:
     """The four files, raw or packed, of a folder in MNIST's format, by MNIST's names."""
     found = []
-    for name in _IDX_NAMES:
+    for name in idx.FILES:
         raw, packed = folder / name, folder / f"{name}.gz"
         if not raw.exists() and not packed.exists():
             raise InputError(
-                f"--data.dataset {folder}: {name} or {name}.gz is not there; a folder of your own holds the four files "
-                f"{', '.join(_IDX_NAMES)} in MNIST's format"
+                f"`dataset={str(folder)!r}`: {name} or {name}.gz is missing; a folder of your own holds the four files "
+                f"{', '.join(idx.FILES)} in MNIST's format"
             )
         found.append(raw if raw.exists() else packed)
     return found
@@ -213,13 +161,13 @@ def _found(folder: Path) -> list[Path]:
 
 def _folder_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
     """Images' and labels' file to read, of the training set, then of the test set."""
-    unpacked = root / "unpacked" / own_name(folder)
+    unpacked = root / "unpacked" / cache_name(folder)
     files = [unpacked / file.stem if file.suffix == ".gz" else file for file in _found(folder)]
     return [(files[0], files[1]), (files[2], files[3])]
 
 
-def own_name(folder: Path) -> str:
-    """A name for what is made of a folder: its own, and what tells it from others of that name."""
+def cache_name(folder: Path) -> str:
+    """A name for what is made of a folder: the folder's own, and a hash of its path."""
     path = folder.resolve()
     return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
 
@@ -231,7 +179,7 @@ def _unpack(file: Path, place: Path) -> None:
             shutil.copyfileobj(packed, unpacked, 2**20)
         partial.replace(place)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file} is not a whole gzip file ({error}); put a whole copy there") from None
+        raise InputError(f"{file} is not a complete gzip file ({error}); replace it with a complete copy") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -257,10 +205,10 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
             tried = ", ".join(getattr(kind, "mirrors", ())) or "its only address"
             reason = " ".join(str(error).split())
             damaged = [str(f) for f in sorted(raw.glob("*.gz"))]
-            found = f" ({', '.join(damaged)} there are not enough or damaged)" if damaged else ""
+            found = f" (of those there, {', '.join(damaged)}, some are missing or damaged)" if damaged else ""
             raise InputError(
                 f"{name} cannot be downloaded from {tried}: {reason}. Put its files, as published (.gz), into "
-                f"{raw}{found}, or use --data.dataset digits, which needs no network"
+                f"{raw}{found}, or use `dataset='digits'`, which needs no network"
             ) from None
         for file in staged.iterdir():
             file.replace(raw / file.name)
@@ -286,25 +234,8 @@ def _all_there(kind: Any, raw: Path) -> bool:
     return all(file.exists() for pair in _raw_files(kind, raw) for file in pair)
 
 
-def _read_pair(images: Path, labels: Path, classes: int | None) -> Images:
-    """Images whose labels are checked to be below the number of classes, where that is known."""
-    pixels, targets = read_idx(images), read_idx(labels)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3:
-        raise InputError(f"{images} does not hold images (N, height, width) of unsigned bytes; {_MEND}")
-    if targets.ndim == 2:  # QMNIST: the class, then seven columns about the writer
-        targets = targets[:, 0]
-    if targets.ndim != 1 or len(targets) != len(pixels):
-        raise InputError(f"{images} holds {len(pixels)} images but {labels} {len(targets)} labels; {_MEND}")
-    targets = targets.long()
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or (classes is not None and high >= classes):
-        known = f"one of 0 to {classes - 1}" if classes is not None else "0 or more"
-        raise InputError(f"{labels} holds the label {low if low < 0 else high}, not {known}; {_MEND}")
-    return Images(pixels.unsqueeze(1), targets)
-
-
 def _digits() -> Dataset:
-    """The 1,797 8x8 digits inside scikit-learn; they have no official test set, so a fixed fifth is one.
+    """The 1,797 8x8 digits inside scikit-learn; they have no official test set, so a fixed fifth is held out as one.
 
     Pixels run from 0 to 16 there and are spread over 0 to 255 here.
     """

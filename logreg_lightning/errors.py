@@ -1,16 +1,20 @@
-"""What a person is told when something goes wrong that is no bug: one sentence, never a traceback."""
+"""Errors that are no bugs: each message is one sentence that says what was wrong, where, and what to do.
+
+In a message, a parameter stands in backticks, alone or with its value: `lr`, `dataset='digits'`. The command line shows
+the flag in its place: --model.lr, --data.dataset digits.
+"""
 
 from __future__ import annotations
 
 import signal
 
 
-class InputError(Exception):
-    """Something given from outside cannot be used: its message says what, where, and what to do. Exit status 2."""
+class InputError(ValueError):
+    """A parameter, a file or a folder that cannot be used. Exit status 2."""
 
 
 class RunError(Exception):
-    """A run that cannot go on: its message says why and what to try. Exit status 1."""
+    """A run that cannot continue: it diverged, a disk is full, a process is gone. Exit status 1."""
 
 
 class Stopped(Exception):
@@ -18,4 +22,4 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, step: int) -> None:
         self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name} and saved at step {step}")
+        super().__init__(f"Stopped by {signal.Signals(signum).name}, saved at step {step}")

@@ -1,4 +1,4 @@
-"""A trained model's metrics on a split: what training wrote of it, and more."""
+"""A trained model's metrics on a split: those that training logs, and more."""
 
 from __future__ import annotations
 
@@ -18,30 +18,29 @@ from torchmetrics.classification import (
 )
 
 from logreg_lightning import cli
-from logreg_lightning.checkpoints import check_classes, read
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
+from logreg_lightning.metrics import compute
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runs import checkpoint_of
+from logreg_lightning.runtime.checkpoints import read
+from logreg_lightning.runtime.runs import checkpoint_of
 
 
 def build_parser() -> ArgumentParser:
     """The flags of evaluate.py."""
-    parser = cli.new_parser("evaluate.py", "lightning_logs/version_0", "Shows a trained model's metrics.")
-    parser.add_argument("run", help="A run's folder, or a .ckpt file in one.")
+    parser = cli.new_parser("evaluate", "lightning_logs/version_0", "Shows a trained model's metrics.")
+    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
-    parser.add_argument("--data.dataset", type=str, help="Another data set of the same classes and image size.")
-    parser.add_argument("--data.root", type=str, help="Folder that its files are in.")
-    parser.add_argument(
-        "--pictures", type=str, help="A folder to write the pictures that TensorBoard shows into, as PNG."
-    )
-    parser.add_argument("--json", action="store_true", help="Print it for programs.")
+    parser.add_argument("--data.dataset", type=str, help="Another data set with the same classes and image size.")
+    parser.add_argument("--data.root", type=str, help="Folder that the data set's files are in.")
+    parser.add_argument("--pictures", type=str, help="A folder to write the figures that TensorBoard shows to, as PNG.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command `evaluate.py`."""
-    cli.command(build_parser(), _run, argv)
+    cli.command("evaluate", build_parser(), _run, argv)
 
 
 def _run(settings: Namespace) -> None:
@@ -54,12 +53,12 @@ def _run(settings: Namespace) -> None:
     data = ImageDataModule(**config)
     data.prepare_data()
     data.setup()
-    check_classes(checkpoint, model, data)
+    check_data(checkpoint, model, data)
     if settings.split == "val" and not len(data.val_indices):
-        raise InputError("--split val: this run held no images out for validation; use --split test")
+        raise InputError("--split val: this run has no validation images; use --split test")
     found = evaluate(model, data, settings.split)
     if settings.pictures:
-        write_pictures(model, data, Path(settings.pictures))
+        write_figures(model, data, Path(settings.pictures))
     if settings.json:
         print(
             json.dumps({"run": str(settings.run), "dataset": data.dataset, "split": settings.split, **found}, indent=2)
@@ -68,25 +67,42 @@ def _run(settings: Namespace) -> None:
         print(table(model.class_names, found, settings.split))
 
 
-def write_pictures(model: LogisticRegression, data: ImageDataModule, folder: Path) -> None:
-    """Writes each picture as a PNG file into the folder.
+def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:
+    """Makes sure that a model can be evaluated on this data.
+
+    Raises:
+        InputError: it was trained on other classes or another image size.
+    """
+    for name, trained_on, now in (
+        ("classes", model.class_names, data.data.classes),
+        ("image size", model.image_shape, data.data.image_shape),
+    ):
+        if trained_on != now:
+            raise InputError(
+                f"{path} was trained on other data: its {name} {trained_on} are not {now}; use data with the same "
+                "classes and image size"
+            )
+
+
+def write_figures(model: LogisticRegression, data: ImageDataModule, folder: Path) -> None:
+    """Writes each figure as a PNG file into the folder.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    from logreg_lightning import pictures
+    from logreg_lightning import figures
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for tag, figure in pictures.figures(model, data).items():
+        for tag, figure in figures.figures(model, data).items():
             figure.savefig(folder / f"{tag.partition('/')[2]}.png")
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); name another folder") from None
+        raise InputError(f"{folder} cannot be written ({error.strerror}); use another folder") from None
 
 
 @torch.inference_mode()
 def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
-    """Metrics of a split by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
+    """A split's metrics by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
     classes = len(model.class_names)
     kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     more = MetricCollection(
@@ -106,8 +122,7 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
         logged.update(logits, labels)
         more.update(logits, labels)
         count += len(labels)
-    logged.set_dtype(torch.float64)
-    values = {name.removeprefix("test/"): value.float().item() for name, value in logged.compute().items()}
+    values = {name.removeprefix("test/"): value for name, value in compute(logged).items()}
     confusion = more["confusion"].compute()
     by_class = {name: more[name].compute().tolist() for name in ("precision", "recall", "f1")}
     return {
@@ -125,12 +140,12 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
 
 
 def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
-    """All that as text for a terminal."""
+    """The same as text for a terminal."""
     width = max(5, *map(len, names))
     labels = {
         "images": "images",
         "accuracy": "accuracy",
-        "majority_class_accuracy": "  of always saying the most frequent class",
+        "majority_class_accuracy": "  always predicting the most frequent class",
         "top3_accuracy": "top-3 accuracy",
         "loss": "loss (cross-entropy)",
         "calibration_error": "expected calibration error",
@@ -144,7 +159,7 @@ def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
     cell = max(
         5, *(len(name) + 1 for name in names), *(len(str(n)) + 1 for row in found["confusion_matrix"] for n in row)
     )
-    lines += ["", "  confusion matrix: a row is a class, a column what it was taken for"]
+    lines += ["", "  confusion matrix: a row is a true class, a column a predicted class"]
     lines.append(" " * (width + 2) + "".join(f"{name:>{cell}}" for name in names))
     for name, row in zip(names, found["confusion_matrix"], strict=True):
         lines.append(f"  {name:<{width}}" + "".join(f"{n:>{cell}}" for n in row))

@@ -12,9 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.files import write_whole
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runs import checkpoint_of
+from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.runs import checkpoint_of
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between the file, run by onnxruntime, and the model."""
@@ -22,15 +22,15 @@ TOLERANCE = 1e-5
 
 def build_parser() -> ArgumentParser:
     """The flags of export.py."""
-    parser = cli.new_parser("export.py", "lightning_logs/version_0 model.onnx", "Writes a model as an ONNX file.")
-    parser.add_argument("run", help="A run's folder, or a .ckpt file in one.")
+    parser = cli.new_parser("export", "lightning_logs/version_0 model.onnx", "Writes a model as an ONNX file.")
+    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
     parser.add_argument("file", help="The file to write.")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command `export.py`."""
-    cli.command(build_parser(), _run, argv)
+    cli.command("export", build_parser(), _run, argv)
 
 
 def _run(settings: Namespace) -> None:
@@ -42,12 +42,12 @@ def _run(settings: Namespace) -> None:
             f"the exported model's probabilities differ by {difference:.3g}; {settings.file} was not written"
         )
     try:
-        write_whole(Path(settings.file), content)
+        atomic_write(Path(settings.file), content)
     except OSError as error:
-        raise InputError(f"{settings.file} cannot be written ({error.strerror}); name another file") from None
+        raise InputError(f"{settings.file} cannot be written ({error.strerror}); use another file") from None
     print(
         f"{settings.file}: images uint8 (N, {', '.join(map(str, model.image_shape))}) to probabilities float "
-        f"(N, {len(model.class_names)}); run by onnxruntime it differs by at most {difference:.1g} from the model"
+        f"(N, {len(model.class_names)}); in onnxruntime it differs from the model by at most {difference:.1g}"
     )
 
 

@@ -1,54 +1,216 @@
-"""One training, from its settings to its results."""
+"""Step 7 of the tutorial: train the model. `fit` from Python, `fit.py` on the command line."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import math
-import sys
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.seed import isolate_rng
 
-from logreg_lightning import checkpoints, processes, progress, runs
+from logreg_lightning import cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
-from logreg_lightning.files import write_whole
+from logreg_lightning.hyperparameters import check
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.processes import say
-from logreg_lightning.signals import StopOnSignal
-
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-
-def _check(settings: Namespace) -> None:
-    for key in ("max_epochs", "num_nodes", "val_check_interval"):
-        if settings[key] is not None and settings[key] < 1:
-            raise InputError(f"--{key} must be at least 1, not {settings[key]}")
-    if not 0 <= settings.seed < 2**32:
-        raise InputError(f"--seed must be from 0 to {2**32 - 1}, not {settings.seed}")
-    if settings.max_steps != -1 and settings.max_steps < 1:
-        raise InputError(f"--max_steps must be at least 1, or -1 for no limit, not {settings.max_steps}")
+from logreg_lightning.runtime import checkpoints, curves, processes, runs
+from logreg_lightning.runtime.curves import TrainingCurve
+from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime.progress import progress, quiet
+from logreg_lightning.runtime.runs import Run
+from logreg_lightning.runtime.signals import StopOnSignal
 
 
-def _trainer(settings: Namespace, plugins: list[Any] | None = None, **parts: Any) -> L.Trainer:
+def fit(
+    data: ImageDataModule,
+    *,
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto",
+    devices: int | str = "auto",
+    num_nodes: int = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
+    max_epochs: int = 10,
+    max_steps: int = -1,
+    val_check_interval: int | None = None,
+    seed: int = 0,
+    pictures: bool = True,
+    resume: str | None = None,
+    **hyperparameters: Any,
+) -> Run:
+    """Trains a linear classifier of images, tests it, and leaves a run's folder in `lightning_logs`.
+
+    A first Ctrl-C saves the run before it ends it.
+
+    Args:
+        data: The images.
+        accelerator: What to compute on; auto takes a GPU if there is one.
+        devices: How many devices a node, or which ones ("0,1"), or auto for all there are (one process on a CPU).
+        num_nodes: How many machines train together.
+        strategy: How processes work together, by Lightning's names; auto is ddp where there are several.
+        precision: Lightning's names for the numbers to compute with.
+        max_epochs: Passes over the training images.
+        max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.
+        val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
+        seed: Seed of the first weights and of the images' order.
+        pictures: Draw figures for TensorBoard: weights, mistakes, confidence, data.
+        resume: A run to resume in its own folder, with its own settings: last, a run's folder, or a .ckpt file.
+        hyperparameters: Of `LogisticRegression`: lr, momentum, weight_decay, schedule.
+
+    Returns:
+        The run: its folder, its results, its model.
+
+    Raises:
+        InputError: a parameter cannot be used; nothing was written.
+        RunError: training diverged, a file could not be written, or another process of the run ended.
+        KeyboardInterrupt: Ctrl-C ended it, after it was saved.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("data", "hyperparameters")}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet())
+
+        # 1. Refuse what can be refused before anything is written.
+        _check(given, hyperparameters)
+        folder, checkpoint = runs.find(resume) if resume is not None else (None, None)
+        processes.end_with_parent(_lost(folder))
+        if folder is not None:
+            stack.enter_context(runs.used_by_one(folder))
+            if data.dataset == "auto":
+                data.dataset = runs.read_config(folder)["data"]["dataset"]
+        config = _config(data, given, hyperparameters)
+        if folder is not None:
+            runs.check_config(folder, config)
+        state = checkpoints.read(checkpoint) if checkpoint is not None else None
+        saver = checkpoints.Saver()
+        trainer = _trainer(given, _callbacks(saver, val_check_interval, pictures))
+
+        # 2. The data.
+        data.prepare_data()
+        data.setup()
+        data.trainer = trainer
+        if folder is not None and checkpoint is not None and state is not None:
+            checkpoints.check_fingerprint(checkpoint, state["ImageDataModule"], data.fingerprint())
+            if _is_finished(folder, data, config, state):
+                return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
+        say(data.describe())
+
+        # 3. The model, with the same first weights whatever was drawn before.
+        stack.enter_context(_seeded(seed))
+        channels, height, width = shape = data.data.image_shape
+        names = data.data.classes
+        net = LogisticRegression(
+            channels * height * width, len(names), **config["model"], image_shape=shape, class_names=names
+        )
+        if state is not None:
+            _say_new_schedule(net, data, state)
+
+        # 4. The run's folder.
+        if folder is None and processes.rank() == 0:
+            folder = runs.create()
+            stack.enter_context(runs.used_by_one(folder))
+        folder = folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
+        saver.folder = folder
+        trainer.logger = runs.logger(folder, state["global_step"] if state else 0)
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            stack.enter_context(processes.starting_others(checkpoint or folder, _lost(folder)))
+        stack.enter_context(_one_sentence(folder))
+        _begin(folder, config | {"data": config["data"] | {"dataset": data.dataset}}, checkpoint, state)
+        if state is None:
+            runs.write_hparams(trainer.logger, _hparams(data, config))
+
+        # 5. Training, then the final weights on the test set.
+        trainer.fit(net, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.test(net, datamodule=data, verbose=False)
+        if pictures and processes.rank() == 0:
+            from logreg_lightning import figures
+
+            figures.draw(trainer.logger.experiment, net, data, trainer.fit_loop.epoch_loop.global_step)
+        trainer.logger.experiment.flush()
+
+        # 6. The results.
+        results = _results(trainer, data, saver, seed)
+        runs.write_results(saver.folder, results)
+        _say_results(saver.folder, data, results, config)
+        return Run(saver.folder, results, net.cpu().eval())
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds this process and those it starts, which Lightning seeds once more from the environment; undoes it all."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    with isolate_rng():
+        L.seed_everything(seed, verbose=False)
+        try:
+            yield
+        finally:
+            os.environ.pop("PL_GLOBAL_SEED")
+            if before is not None:
+                os.environ["PL_GLOBAL_SEED"] = before
+
+
+def _check(given: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
+    check(**hyperparameters)
+    for name in ("max_epochs", "num_nodes", "val_check_interval"):
+        if given[name] is not None and given[name] < 1:
+            raise InputError(f"`{name}` must be at least 1, not {given[name]}")
+    if not 0 <= given["seed"] < 2**32:
+        raise InputError(f"`seed` must be from 0 to {2**32 - 1}, not {given['seed']}")
+    if given["max_steps"] != -1 and given["max_steps"] < 1:
+        raise InputError(f"`max_steps` must be at least 1, or -1 for no limit, not {given['max_steps']}")
+
+
+def _config(data: ImageDataModule, given: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a run, as `config.yaml` holds them."""
+    parameters = inspect.signature(LogisticRegression).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _FROM_THE_DATA}
+    unknown = set(hyperparameters) - set(defaults)
+    if unknown:
+        raise TypeError(f"fit() takes no {', '.join(sorted(unknown))}; a model has {', '.join(defaults)}")
+    settings = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
+    return {**given, "resume": None, "data": settings, "model": {**defaults, **hyperparameters}}
+
+
+_FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names")
+
+
+def _callbacks(saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool) -> list[L.Callback]:
+    """In the order in which Lightning calls them: a save knows all that was logged and drawn up to its step, and
+    nothing of a later one; and a run stops only where it was just saved."""
+    drawn: list[L.Callback] = []
+    if pictures:
+        from logreg_lightning.figures import WeightFigures
+
+        drawn = [WeightFigures(saver)]
+    return [TrainingCurve(), progress(val_check_interval), *drawn, saver, StopOnSignal(saver)]
+
+
+def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps")
     # Lightning's own requeueing on SLURM saves where nothing here looks for it.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    interval = given["val_check_interval"]
     try:
-        return L.Trainer(
-            **{name: settings[name] for name in names},
-            **parts,
-            plugins=[*(plugins or []), *slurm],
-            enable_progress_bar=any(isinstance(part, ProgressBar) for part in parts.get("callbacks", ())),
+        trainer = L.Trainer(
+            **{name: given[name] for name in names},
+            **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
+            callbacks=callbacks,
+            plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
+            logger=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             num_sanity_val_steps=0,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -56,200 +218,178 @@ def _trainer(settings: Namespace, plugins: list[Any] | None = None, **parts: Any
             log_every_n_steps=1,
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        if given["accelerator"] in ("gpu", "cuda", "mps") and "No supported gpu backend" in str(error):
+            raise InputError("no GPU found for `accelerator='gpu'`; use `accelerator='cpu'` or auto") from None
+        wanted = ", ".join(f"`{name}={given[name]!r}`" for name in ("accelerator", "devices", "strategy", "precision"))
         raise InputError(
-            f"--accelerator {settings.accelerator} --devices {settings.devices} --strategy {settings.strategy} "
-            f"--precision {settings.precision} cannot be had on this machine: {error} Try --accelerator cpu or auto"
+            f"{wanted} is not available on this machine: {error} Use `accelerator='cpu'` or auto"
         ) from None
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise InputError(
+            f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
+        )
+    return trainer
 
 
-def fit(parser: ArgumentParser, settings: Namespace, folder: Path | None, checkpoint: Path | None) -> None:
-    """Trains, or goes on with the run in `folder` from `checkpoint`, tests, and writes what came out.
-
-    Raises:
-        InputError: a setting cannot be used.
-        RunError: the training diverged, a file could not be written, or another process of the run ended.
-        Stopped: a signal ended it, after it was saved.
-    """
-    with contextlib.ExitStack() as held:
-        if folder is not None:
-            processes.end_with_parent(f"fit.py: error: {_lost(folder)}")
-            held.enter_context(runs.used_by_one(folder))
-        # 1. Everything that can be refused is refused before anything is written.
-        _check(settings)
-        data = ImageDataModule(**settings.data)
-        L.seed_everything(settings.seed, verbose=False)
-        LogisticRegression(1, 2, **settings.model)
-        state = checkpoints.read(checkpoint) if checkpoint is not None else None
-        _trainer(settings, logger=False)
-        data.prepare_data()
-        data.setup()
-        for name in ("seed", "max_epochs", "max_steps", "val_check_interval"):
-            setattr(data, name, settings[name])
-        if folder is not None and checkpoint is not None and state is not None:
-            checkpoints.check_data(checkpoint, state, data)
-            if _finished(folder, settings, state, data):
-                return
-        say(data.describe())
-
-        # 2. The run's folder, and in it what would repeat the run.
-        if folder is None and processes.rank() == 0:
-            folder = runs.create()
-            held.enter_context(runs.used_by_one(folder))
-        run = folder or runs.LOGS  # a process that torchrun or SLURM started learns its folder from process 0
-        settings = settings.clone()
-        settings.resume, settings.data.dataset = None, data.dataset
-        try:
-            _begin(run, parser.dump(settings), checkpoint, state)
-            _fit(settings, data, run, checkpoint, state)
-        except Stopped as stop:
-            say(f"\n{stop}; to go on: {_command(run)}")
-            raise
-        except RunError as error:
-            last = run / "checkpoints" / "last.ckpt"
-            raise RunError(
-                f"{error}; " + (f"{last} is whole" if last.is_file() else f"{run} was not saved yet")
-            ) from None
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
-                raise
-            raise RunError(
-                f"{error.filename or run} cannot be written ({error.strerror}); what was saved before is whole: "
-                f"make room or give the right to write, then go on with: {_command(run)}"
-            ) from None
-        except RuntimeError as error:
-            lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
-            if not lost:
-                raise
-            raise RunError(_lost(run)) from None
-
-
-def _finished(folder: Path, settings: Namespace, state: dict[str, Any], data: ImageDataModule) -> bool:
-    """Whether the run has nothing left to do, said if so."""
-    steps = state["global_step"]
-    if steps >= data.run_steps and runs.has_results(folder):
-        say(f"{folder} is finished: {steps} steps. To train on: {_train_on(folder, settings, steps)}")
+def _is_finished(folder: Path, data: ImageDataModule, config: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Whether the run has nothing left to do; says so."""
+    steps, run_steps = state["global_step"], data.plan.run_steps
+    if run_steps is not None and steps >= run_steps and runs.has_results(folder):
+        say(f"{folder} is finished: {steps} steps. Train longer with: {_train_longer(folder, config, steps)}")
         return True
     before = state["ImageDataModule"]["steps_per_call"]
-    if data.steps_per_call != before:
-        raise InputError(f"--max_steps {settings.max_steps} cannot be met by {folder}: choose a multiple of {before}")
+    if data.plan.steps_per_call != before:
+        raise InputError(f"`max_steps={config['max_steps']}` does not fit {folder}; use a multiple of {before}")
     return False
 
 
 @rank_zero_only
-def _begin(run: Path, config: str, checkpoint: Path | None, state: dict[str, Any] | None) -> None:
-    """Makes the folder ready: its settings written, nothing in it that the training will write again."""
-    write_whole(run / "config.yaml", config.encode())
-    last = run / "checkpoints" / "last.ckpt"
+def _begin(folder: Path, config: dict[str, Any], checkpoint: Path | None, state: dict[str, Any] | None) -> None:
+    """Makes the folder ready: its settings written, nothing in it that training will write again."""
+    runs.write_config(folder, config)
+    last = folder / "checkpoints" / "last.ckpt"
     if checkpoint is not None and checkpoint.resolve() != last.resolve():
         # A kill from now on must not lead back to what is the future of this checkpoint.
-        write_whole(last, checkpoint.read_bytes())
-    (run / "results.json").unlink(missing_ok=True)
-    checkpoints.rewind_curves(run, state)
+        atomic_write(last, checkpoint.read_bytes())
+    (folder / "results.json").unlink(missing_ok=True)
+    curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
 
 
-def _fit(
-    settings: Namespace, data: ImageDataModule, run: Path, checkpoint: Path | None, state: dict[str, Any] | None
-) -> None:
-    # 3. Training.
-    command = sys.argv.copy()
-    L.seed_everything(settings.seed, verbose=False)
-    channels, height, width = data.data.image_shape
-    model = LogisticRegression(channels * height * width, len(data.data.classes), **settings.model)
-    model.class_names, model.image_shape = data.data.classes, data.data.image_shape
-    if state is not None:
-        _say_new_schedule(model, data, state)
-    logger = runs.logger(run, state["global_step"] if state else 0)
-    saver = checkpoints.Saver(run)
-    drawn: list[L.Callback] = []
-    if settings.pictures:
-        from logreg_lightning import pictures
+@contextlib.contextmanager
+def _one_sentence(folder: Path) -> Iterator[None]:
+    """Says how to resume the run where something ends it that is no bug."""
+    try:
+        yield
+    except Stopped as stop:
+        say(f"\n{stop}. Resume with: {processes.resume_with(folder)}")
+        if stop.signum == signal.SIGINT:
+            raise KeyboardInterrupt(str(stop)) from None
+        raise SystemExit(128 + stop.signum if processes.rank() == 0 else 0) from None
+    except RunError as error:
+        last = folder / "checkpoints" / "last.ckpt"
+        saved = f"{last} is complete" if last.is_file() else f"{folder} was not saved yet"
+        raise RunError(f"{error}; {saved}") from None
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise RunError(
+            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: make "
+            f"room or get write access, then resume with: {processes.resume_with(folder)}"
+        ) from None
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise RunError(_lost(folder)) from None
 
-        drawn = [pictures.WeightsAsTheyGrow(saver)]
-    interval = settings.val_check_interval
-    every = {"check_val_every_n_epoch": None, "val_check_interval": interval // data.steps_per_call} if interval else {}
-    trainer = _trainer(
-        settings,
-        logger=logger,
-        callbacks=[*progress.callbacks(interval), *drawn, saver, StopOnSignal(saver)],
-        plugins=[checkpoints.WholeFiles()],
-        **every,
-    )
-    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-        processes.prepare_to_start_others(checkpoint or run, f"fit.py: error: {_lost(run)}")
-    if state is None:
-        names = (
-            "max_epochs",
-            "seed",
-            "data.batch_size",
-            "data.val_size",
-            *(f"model.{name}" for name in vars(settings.model)),
-        )
-        runs.write_hparams(logger, {"data.dataset": data.dataset, **{name: settings[name] for name in names}})
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
-    # 4. The final weights on the test set.
-    trainer.test(model, datamodule=data, verbose=False)
-    metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    steps = trainer.fit_loop.epoch_loop.global_step
-    if settings.pictures and processes.rank() == 0:
-        pictures.draw(logger.experiment, model, data, steps)
-    logger.experiment.flush()
-    labels = data.test_labels()
-    majority = int(labels.bincount().argmax())
-    majority_share = (labels == majority).double().mean().item()
-    runs.write_results(
-        run,
-        command=command,
-        dataset=data.dataset,
-        epochs=math.ceil(steps / data.steps_per_epoch),
-        steps=steps,
-        fit_seconds=saver.fit_seconds,
-        accelerator=type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
-        devices=trainer.num_devices,
-        **saver.validated,
-        **metrics,
-        majority_class_accuracy=majority_share,
-        seed=settings.seed,
-    )
-    name = data.data.classes[majority]
-    shown = {
-        **metrics,
-        f"  of always saying {name}": majority_share,
-        "steps": steps,
-        "fit_seconds": round(saver.fit_seconds, 2),
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def _lost(folder: Path | None) -> str:
+    resume = f"; resume with: {processes.resume_with(folder)}" if folder is not None else ""
+    return f"another process of this run has ended{resume}"
+
+
+def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's HParams tab compares runs by."""
+    shown = {name: config[name] for name in ("max_epochs", "seed")}
+    shown |= {f"data.{name}": config["data"][name] for name in ("batch_size", "val_size")}
+    return {
+        "data.dataset": data.dataset,
+        **shown,
+        **{f"model.{name}": value for name, value in config["model"].items()},
     }
-    say("\n" + "\n".join(f"  {label:<34}{value:>10.4g}" for label, value in shown.items()))
+
+
+def _results(trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, seed: int) -> dict[str, Any]:
+    steps = trainer.fit_loop.epoch_loop.global_step
+    return {
+        "command": processes.command_line(),
+        "dataset": data.dataset,
+        "epochs": math.ceil(steps / data.steps_per_epoch),
+        "steps": steps,
+        "fit_seconds": saver.fit_seconds,
+        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        "devices": trainer.num_devices,
+        **saver.validated,
+        **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+        "majority_class_accuracy": data.test_labels().bincount().max().item() / data.data.num_test,
+        "seed": seed,
+        "versions": runs.versions(),
+    }
+
+
+def _say_results(folder: Path, data: ImageDataModule, results: dict[str, Any], config: dict[str, Any]) -> None:
+    majority = data.data.classes[int(data.test_labels().bincount().argmax())]
+    shown = {
+        **{name: value for name, value in results.items() if name.startswith("test/")},
+        f"  always predicting {majority}": results["majority_class_accuracy"],
+        "steps": results["steps"],
+        "fit_seconds": round(results["fit_seconds"], 2),
+    }
+    numbers = {label: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for label, value in shown.items()}
+    say("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
     say(
-        f"\nRun:          {run}\nCurves:       {_python()} -m tensorboard.main --logdir {run.parent}\n"
-        f"Train on:     {_train_on(run, settings, steps)}"
+        f"\nRun:                {folder}\n"
+        f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {folder.parent}\n"
+        f"Train longer with:  {_train_longer(folder, config, results['steps'])}"
     )
 
 
-def _say_new_schedule(model: LogisticRegression, data: ImageDataModule, state: dict[str, Any]) -> None:
-    step, was = state["global_step"], state["optimizer_states"][0]["param_groups"][0]["lr"]
-    if model.lr_at(step - 1, data.run_steps) != was:
+def _train_longer(folder: Path, config: dict[str, Any], steps: int) -> str:
+    """What resumes a finished run: it lifts the limit that ended it."""
+    limit = "max_steps" if 0 < config["max_steps"] <= steps else "max_epochs"
+    return processes.resume_with(folder, **{limit: 2 * config[limit]})
+
+
+def _say_new_schedule(net: LogisticRegression, data: ImageDataModule, state: dict[str, Any]) -> None:
+    step, before, run_steps = (
+        state["global_step"],
+        state["optimizer_states"][0]["param_groups"][0]["lr"],
+        data.plan.run_steps,
+    )
+    if net.lr_at(step - 1, run_steps) != before:
         say(
-            f"The {model.schedule} schedule now ends at step {data.run_steps}: the learning rate goes on from "
-            f"{model.lr_at(step, data.run_steps):.3g}, where it had come to {was:.3g}"
+            f"The {net.schedule} schedule now ends at step {run_steps}: the learning rate continues at "
+            f"{net.lr_at(step, run_steps):.3g}, after {before:.3g}"
         )
 
 
-def _python() -> str:
-    """This interpreter as a person in this folder would type it."""
-    here = Path(sys.prefix).parent == Path.cwd()
-    return str(Path(sys.executable).relative_to(Path.cwd())) if here else sys.executable
+# The command line: every flag is a parameter of a typed signature above, its docstring the help.
 
 
-def _command(run: Path) -> str:
-    """The command that goes on with a run."""
-    return f"{_python()} {sys.argv[0]} --resume {run}"
+def build_parser() -> ArgumentParser:
+    """The flags of `fit.py`."""
+    parser = cli.new_parser("fit", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
+    parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
+    parser.add_function_arguments(fit, skip={"data", "lr", "momentum", "weight_decay", "schedule", *_FROM_THE_DATA})
+    parser.add_class_arguments(ImageDataModule, "data")
+    parser.add_class_arguments(LogisticRegression, "model", skip=set(_FROM_THE_DATA))
+    return parser
 
 
-def _lost(run: Path) -> str:
-    return f"another process of this run has ended; go on with: {_command(run)}"
+def main(argv: list[str] | None = None) -> None:
+    """The command `fit.py`."""
+    parser = build_parser()
+
+    def run(settings: Namespace) -> None:
+        if settings.resume is not None:
+            settings = _settings_of_run(parser, argv, runs.find(settings.resume)[0])
+        top = settings.as_dict()
+        top.pop("config", None)
+        data, hyperparameters = top.pop("data"), top.pop("model")
+        fit(ImageDataModule(**data), **top, **hyperparameters)
+
+    cli.command("fit", parser, run, argv)
 
 
-def _train_on(run: Path, settings: Namespace, steps: int) -> str:
-    """The command that goes on with a finished run: it lifts the limit that ended it."""
-    flag = "max_steps" if 0 < settings.max_steps <= steps else "max_epochs"
-    return f"{_command(run)} --{flag} {2 * settings[flag]}"
+def _settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
+    """The run's own settings under those on the command line; `fit` refuses what contradicts the run."""
+    try:
+        settings: Namespace = parser.parse_path(folder / "config.yaml", defaults=True)
+    except (ArgumentError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
+    for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
+        settings[key] = value
+    return settings

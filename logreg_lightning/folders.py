@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from logreg_lightning import preprocess
-from logreg_lightning.datasets import Dataset, Images, map_read_only, own_name
+from logreg_lightning.datasets import Dataset, Images, cache_name
 from logreg_lightning.errors import InputError
-from logreg_lightning.files import locked, write_whole
+from logreg_lightning.idx import map_read_only
+from logreg_lightning.runtime.files import atomic_write, locked
 
 TEST_SHARE = 0.2
-"""Of each class's pictures, what is cut off as the test set where there is no folder of one."""
+"""Of each class's pictures, what is held out for testing where there is no test folder."""
+
+CACHE_FORMAT = 2
+"""Raised whenever a cache written by an older version could no longer be read."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,9 @@ class Layout:
 
     Attributes:
         classes: Names of the classes' folders, sorted.
-        splits: Of train, val and test those that there are, or the one split `all`.
-        files: Path, split's number and class's number of each file, sorted.
-        hidden: Files whose name starts with a dot, which are no pictures of anybody's.
+        splits: Those of train, val and test that there are, or the one split `all`.
+        files: Path, split's index and class's index of each file, sorted.
+        hidden: Files whose name starts with a dot.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +50,7 @@ def layout(folder: Path) -> Layout:
     """What is in the folder, by its names alone.
 
     Raises:
-        InputError: there are not two folders of classes in it.
+        InputError: it does not hold a folder for each of two classes.
     """
 
     def folders(inside: Path) -> list[Path]:
@@ -63,7 +67,7 @@ def layout(folder: Path) -> Layout:
     for number, top in enumerate(tops):
         for path in folders(top):
             if path.name not in classes:
-                raise InputError(f"{path}: there is no class {path.name} in {tops[0]}; move or remove that folder")
+                raise InputError(f"{path}: {tops[0]} has no class {path.name}; move or remove that folder")
             for file in sorted(p for p in path.rglob("*") if p.is_file()):
                 if file.name.startswith("."):
                     hidden.append(file)
@@ -71,30 +75,32 @@ def layout(folder: Path) -> Layout:
                     files.append((file, number, classes.index(path.name)))
     if len(classes) < 2:
         raise InputError(
-            f"--data.dataset {folder}: a data set of your own is a folder with a folder of pictures for each class, "
-            "two at least, or one with the four files of MNIST's format"
+            f"`dataset={str(folder)!r}`: a data set of your own is a folder with a folder of pictures for each class, "
+            "at least two, or a folder with the four files of MNIST's format"
         )
     return Layout(classes, splits, tuple(files), tuple(hidden))
 
 
 def _cache(folder: Path, root: Path) -> Path:
-    return root / "decoded" / own_name(folder)
+    return root / "decoded" / cache_name(folder)
 
 
 def _key(folder: Path, found: Layout, image_size: int, color: bool) -> str:
-    """Changes when a picture, or what is made of it, does."""
+    """Changes whenever a picture, or what is made of it, changes."""
     listed = [
         (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns, split, number)
         for path, split, number in found.files
     ]
-    return hashlib.sha256(json.dumps([image_size, color, found.splits, found.classes, listed]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([CACHE_FORMAT, image_size, color, found.splits, found.classes, listed]).encode()
+    ).hexdigest()
 
 
 def prepare(folder: Path, root: Path, image_size: int, color: bool) -> None:
-    """Decodes the pictures into the cache under `root`, where they are not there already as they are now.
+    """Decodes the pictures into the cache under `root`, unless they are there already as they are now.
 
     Raises:
-        InputError: the folder is no data set, or none of its pictures can be read.
+        InputError: the folder is not a data set, or none of its pictures can be read.
     """
     found = layout(folder)
     cache, key = _cache(folder, root), _key(folder, found, image_size, color)
@@ -115,13 +121,13 @@ def prepare(folder: Path, root: Path, image_size: int, color: bool) -> None:
                     shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"{error.filename or cache} cannot be written ({error.strerror}); name another folder with --data.root"
+            f"{error.filename or cache} cannot be written ({error.strerror}); set another folder as `root`"
         ) from None
 
 
 def _is_fresh(cache: Path, key: str) -> bool:
     try:
-        return bool(json.loads((cache / "about.json").read_text())["key"] == key)
+        return bool(json.loads((cache / "about.json").read_text(encoding="utf-8"))["key"] == key)
     except (OSError, ValueError, KeyError):
         return False
 
@@ -139,30 +145,28 @@ def _decode(folder: Path, found: Layout, place: Path, key: str, image_size: int,
 
     pixels = np.lib.format.open_memmap(place / "pixels.npy", "w+", np.uint8, (len(found.files), *shape))
     kept: list[tuple[int, int]] = []
-    strange = [str(path.relative_to(folder)) for path in found.hidden]
+    skipped = [str(path.relative_to(folder)) for path in found.hidden]
     with ThreadPoolExecutor() as pool:
         loaded = pool.map(load, found.files)
         bar = tqdm(loaded, total=len(found.files), unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
         for (path, split, number), values in zip(found.files, bar, strict=True):
             if values is None:
-                strange.append(str(path.relative_to(folder)))
+                skipped.append(str(path.relative_to(folder)))
             else:
                 pixels[len(kept)] = values.numpy()
                 kept.append((split, number))
     if not kept:
-        raise InputError(
-            f"{folder}: none of its {len(found.files)} files is a picture that can be read; name another folder"
-        )
+        raise InputError(f"{folder}: none of its {len(found.files)} files is a readable picture; use another folder")
     pixels.flush()
     np.save(place / "labels.npy", np.array(kept, dtype=np.int64).reshape(-1, 2))
-    about = {"key": key, "classes": found.classes, "splits": found.splits, "strange": strange}
-    write_whole(place / "about.json", json.dumps(about).encode())
+    about = {"key": key, "classes": found.classes, "splits": found.splits, "skipped": skipped}
+    atomic_write(place / "about.json", json.dumps(about).encode())
 
 
 def load(folder: Path, root: Path) -> Dataset:
     """The data set in the cache; `prepare` must have been called."""
     cache = _cache(folder, root)
-    about: dict[str, Any] = json.loads((cache / "about.json").read_text())
+    about: dict[str, Any] = json.loads((cache / "about.json").read_text(encoding="utf-8"))
     splits, labels = (torch.from_numpy(column.copy()) for column in np.load(cache / "labels.npy").T)
     pixels = map_read_only(np.load(cache / "pixels.npy", mmap_mode="r"))[: len(labels)]
     classes = tuple(about["classes"])
@@ -179,15 +183,15 @@ def load(folder: Path, root: Path) -> Dataset:
         is_val = (splits == 1) & ~is_test
     images = Images(pixels, labels)
     train, test = (mask.nonzero().flatten().int() for mask in (~is_test, is_test))
-    notes = [_strange(about["strange"])] if about["strange"] else []
+    notes = [_skipped(about["skipped"])] if about["skipped"] else []
     if about["splits"] == ["all"]:
-        notes.append(f"no test split: a fifth of each class, {len(test):,} pictures, is cut off as one")
+        notes.append(f"no test split: a fifth of each class, {len(test):,} pictures, is held out for testing")
     for name, mask in (("training", ~is_test & ~is_val), ("test", is_test)):
         counts = torch.bincount(labels[mask], minlength=len(classes))
         rare = [f"{classes[n]} ({counts[n]})" for n in range(len(classes)) if counts[n] < 10]
-        notes += [f"few or no pictures of a class in the {name} split: {', '.join(rare)}"] if rare else []
+        notes += [f"fewer than 10 pictures of a class in the {name} split: {', '.join(rare)}"] if rare else []
     if not len(test) or not bool((~is_test & ~is_val).any()):
-        raise InputError(f"{folder} has no pictures to train on, or none to test on; add some")
+        raise InputError(f"{folder} has no pictures to train on or none to test on; add some")
     return Dataset(
         str(folder),
         classes,
@@ -200,6 +204,6 @@ def load(folder: Path, root: Path) -> Dataset:
     )
 
 
-def _strange(names: list[str]) -> str:
+def _skipped(names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} files that are hidden, broken or no pictures are left out: {shown}"
+    return f"skipped {len(names)} hidden or unreadable file{'s' if len(names) > 1 else ''}: {shown}"

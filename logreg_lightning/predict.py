@@ -1,4 +1,4 @@
-"""Classes of pictures: any number, of any size and format."""
+"""The classes of pictures: any number of them, of any size and format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from logreg_lightning import cli, preprocess
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runs import checkpoint_of
+from logreg_lightning.runtime.runs import checkpoint_of
 
 BATCH = 500
 SEEN = 10
@@ -26,14 +26,12 @@ SEEN = 10
 
 def build_parser() -> ArgumentParser:
     """The flags of predict.py."""
-    parser = cli.new_parser("predict.py", "lightning_logs/version_0 my.png", "Says what pictures show.")
-    parser.add_argument("run", help="A run's folder, or a .ckpt file in one.")
+    parser = cli.new_parser("predict", "lightning_logs/version_0 my.png", "Predicts the classes of pictures.")
+    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
     parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
-    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="How to print it.")
-    parser.add_argument("--top", type=int, default=1, help="How many classes to name, the most probable first.")
-    parser.add_argument(
-        "--picture", type=str, help="A PNG file to write, of the first pictures as the model sees them."
-    )
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="Output format.")
+    parser.add_argument("--top", type=int, default=1, help="How many classes to print, the most probable first.")
+    parser.add_argument("--picture", type=str, help="A PNG file to write: the first pictures as the model sees them.")
     parser.add_argument(
         "--digit",
         action="store_true",
@@ -45,7 +43,7 @@ def build_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """The command `predict.py`."""
-    cli.command(build_parser(), _run, argv)
+    cli.command("predict", build_parser(), _run, argv)
 
 
 def _run(settings: Namespace) -> None:
@@ -53,7 +51,7 @@ def _run(settings: Namespace) -> None:
     if not 1 <= settings.top <= len(model.class_names):
         raise InputError(f"--top must be from 1 to the {len(model.class_names)} classes, not {settings.top}")
     if settings.digit and model.image_shape != preprocess.MNIST_SHAPE:
-        raise InputError(f"--digit makes 1 x 28 x 28 images, and {settings.run} was trained on {model.image_shape}")
+        raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     rows = []
     seen: list[tuple[Tensor, str]] = []
@@ -69,14 +67,14 @@ def _run(settings: Namespace) -> None:
     for sentence in unreadable:
         print(sentence, file=sys.stderr)
     if unreadable:
-        raise RunError(f"{len(unreadable)} of {len(paths)} pictures could not be read and were skipped")
+        raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
 
 
 def find_pictures(given: list[str]) -> list[Path]:
-    """The files named, and those in the folders named, without hidden ones, in order.
+    """The files given, and those in the folders given, in order, without hidden ones.
 
     Raises:
-        InputError: one is not there, or a folder holds none.
+        InputError: one does not exist, or a folder is empty.
     """
     found: list[Path] = []
     for name in given:
@@ -84,12 +82,12 @@ def find_pictures(given: list[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             if not inside:
-                raise InputError(f"{path} holds no pictures; name a picture or a folder of pictures")
+                raise InputError(f"{path} holds no pictures; use a picture or a folder of pictures")
             found += inside
         elif path.exists():
             found.append(path)
         else:
-            raise InputError(f"{path} is not there; name a picture or a folder of pictures")
+            raise InputError(f"{path} does not exist; use a picture or a folder of pictures")
     return found
 
 
@@ -98,7 +96,7 @@ def predict(
 ) -> Iterator[tuple[Path, Tensor, Tensor]]:
     """Each picture's pixels, uint8 (C, H, W), and probabilities, float (classes,).
 
-    A sentence for each that cannot be read goes to `unreadable`.
+    A sentence about each that cannot be read is added to `unreadable`.
     """
     from tqdm import tqdm
 
@@ -124,15 +122,15 @@ def predict(
 
 
 def _draw(seen: list[tuple[Tensor, str]], file: str) -> None:
-    from logreg_lightning import pictures
+    from logreg_lightning import figures
 
-    figure = pictures.grid(
+    figure = figures.grid(
         torch.stack([pixels for pixels, _ in seen]), [line for _, line in seen], "What the model sees"
     )
     try:
         figure.savefig(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"--picture {file} cannot be written ({error}); name a .png file") from None
+        raise InputError(f"--picture {file} cannot be written ({error}); use a .png file") from None
 
 
 def _print(rows: list[tuple[str, list[tuple[str, float]]]], format_: str) -> None:

@@ -1,13 +1,17 @@
-"""Pictures from anywhere, brought to what a model was trained on."""
+"""Pictures from anywhere, brought to the shape that a model was trained on."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +23,7 @@ def read_picture(path: Path) -> Image:
     """A picture of any format that PIL reads, upright by its EXIF data, transparent parts on white, in L or RGB.
 
     Raises:
-        OSError: it cannot be read, or is no picture.
+        OSError: it cannot be read or is not a picture.
     """
     import PIL.Image
 
@@ -47,7 +51,44 @@ def upright(picture: Image) -> Image:
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 
 
-def to_pixels(picture: Image, shape: tuple[int, int, int]) -> Tensor:
+def square_shape(in_features: int) -> tuple[int, int, int]:
+    """Channels, height and width of a square image of so many values, grey or in three colours; else of one row."""
+    for channels in (1, 3):
+        side = math.isqrt(in_features // channels)
+        if channels * side * side == in_features:
+            return channels, side, side
+    return 1, 1, in_features
+
+
+def to_batch(images: Any, shape: Sequence[int]) -> Tensor:
+    """uint8 (N, C, H, W) of that shape (C, H, W), of a PIL image, a list of what this takes, or uint8 values.
+
+    PIL images of any size and mode are scaled. An array or tensor has the shape (H, W) or (N, H, W), with the channels
+    behind or, as in PyTorch, before height and width where there are three.
+
+    Raises:
+        InputError: another type or shape.
+    """
+    from PIL.Image import Image
+
+    channels, height, width = shape
+    if isinstance(images, Image):
+        return to_pixels(upright(images), shape).unsqueeze(0)
+    if isinstance(images, list | tuple):
+        return torch.cat([to_batch(image, shape) for image in images])
+    pixels = torch.as_tensor(images)
+    if pixels.shape[-3:] == (height, width, channels):
+        pixels = pixels.movedim(-1, -3)
+    single = (height, width) if channels == 1 else (channels, height, width)
+    if pixels.dtype == torch.uint8 and pixels.shape[-len(single) :] == single and pixels.ndim <= 4:
+        return pixels.reshape(-1, channels, height, width)
+    raise InputError(
+        f"images of {pixels.dtype} {tuple(pixels.shape)} are not what this model takes: uint8 values, "
+        f"{channels} x {height} x {width} an image"
+    )
+
+
+def to_pixels(picture: Image, shape: Sequence[int]) -> Tensor:
     """uint8 (C, H, W) of that shape: the middle of the picture, scaled; grey where C is 1."""
     import PIL.Image
     import PIL.ImageOps

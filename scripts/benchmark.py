@@ -161,7 +161,7 @@ def evaluation(folder: str) -> Figures:
     import torch
 
     from logreg_lightning import ImageDataModule, LogisticRegression
-    from logreg_lightning.batches import EvalLoader
+    from logreg_lightning.runtime.loader import EvalLoader
 
     data = ImageDataModule(folder, val_size=0)
     data.prepare_data()
@@ -179,7 +179,7 @@ def evaluation(folder: str) -> Figures:
     return {"evaluated": len(images) / validated, "predicted": len(images) / (time.perf_counter() - begun)}
 
 
-# How they are run and what is said of them.
+# How they are run, and the tables.
 
 
 def in_a_process(function: Callable[..., Figures], *arguments: Any) -> Figures:
@@ -414,7 +414,7 @@ def machine() -> str:
     """What all this was measured on."""
     import torch
 
-    from logreg_lightning.runs import versions
+    from logreg_lightning.runtime.runs import versions
 
     cpu = next(
         (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
@@ -462,6 +462,6 @@ def main(
 if __name__ == "__main__":
     from logreg_lightning import cli
 
-    parser = cli.new_parser("benchmark.py", "--only recipe", "Measures speed, in fresh processes that take turns.")
+    parser = cli.new_parser("benchmark", "--only recipe", "Measures speed, in fresh processes that take turns.")
     parser.add_function_arguments(main)
-    cli.command(parser, lambda settings: main(**settings), None)
+    cli.command("benchmark", parser, lambda settings: main(**settings), None)

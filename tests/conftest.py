@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from logreg_lightning import cli
+from logreg_lightning.fit import main
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -120,7 +120,7 @@ def newest() -> Path:
 def fit(*flags: str) -> Path:
     """Runs `fit.py` with these flags, in this process, without pictures unless told; returns the run's folder."""
     quick = [] if any(flag.startswith("--pictures") for flag in flags) else ["--pictures=false"]
-    cli.main([*flags, *quick])
+    main([*flags, *quick])
     return newest()
 
 
@@ -129,7 +129,7 @@ def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) ->
     before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(flags)
+        main(flags)
     printed = capsys.readouterr()
     lines = printed.err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0], printed.err
@@ -156,9 +156,9 @@ def state(run: Path, name: str = "last.ckpt") -> dict[str, str]:
 
 def outcome(run: Path) -> dict[str, object]:
     """All that a run leaves which has to do with what was trained, not with when."""
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     for key in ("fit_seconds", "command"):
         del results[key]
-    texts = {name: (run / name).read_text() for name in ("config.yaml", "hparams.yaml")}
+    texts = {name: (run / name).read_text(encoding="utf-8") for name in ("config.yaml", "hparams.yaml")}
     checkpoints = {name: state(run, name) for name in ("last.ckpt", "best.ckpt")}
     return {"results": results, "curves": curves(run), **texts, **checkpoints}

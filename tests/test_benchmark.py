@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = str(Path(__file__).parents[1] / "scripts" / "benchmark.py")
 
 

@@ -19,10 +19,10 @@ from conftest import curves, fit, newest, outcome, refused, state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logreg_lightning import runs
-from logreg_lightning.checkpoints import FORMAT, Saver, WholeFiles, read
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime import runs
+from logreg_lightning.runtime.checkpoints import FORMAT, AtomicCheckpointIO, Saver, read
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
@@ -42,6 +42,7 @@ def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(Saver, "_save", save_then_die)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, CUT], ids=["epochs", "interval", "cut"])
 def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
     whole = fit(*flags)
@@ -65,6 +66,32 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
     assert saves == (7 if flags is CUT else 8)  # died after each, and the one that outlived them all
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--val_check_interval=60",  # neither curve points nor epochs end at each validation
+        "--val_check_interval=60 --max_steps=450",
+        "--val_check_interval=15 --data.steps_per_execution=3 --max_epochs=2",
+        "--val_check_interval=200",
+    ],
+)
+def test_a_second_death_leaves_no_trace_either(workdir: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--data.val_size=0", "--max_epochs=4", *more.split()]
+    expected = outcome(fit(*flags))
+    for first, second in ((3, 2), (3, 3), (4, 3)):
+        with monkeypatch.context() as patch:
+            die_at_save(patch, first)
+            with pytest.raises(SystemExit):
+                fit(*flags)
+        with monkeypatch.context() as patch:
+            die_at_save(patch, second)
+            with pytest.raises(SystemExit):
+                fit("--resume=last")
+        assert outcome(fit("--resume=last")) == expected, f"died at save {first}, then at save {second}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -89,34 +116,35 @@ def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pyte
     fit(*flags, "--max_epochs=2")
     capsys.readouterr()
     run = fit("--resume=last", "--max_epochs=4")
-    assert "now ends at step 540: the learning rate goes on from 0.1, where it had come to" in capsys.readouterr().out
+    assert "now ends at step 540: the learning rate continues at 0.1, after" in capsys.readouterr().out
     assert curves(run)["train/lr"][6:] == long["train/lr"][6:]  # the first two epochs' points are the short run's
     assert [step for step, _ in curves(run)["train/lr"]] == [step for step, _ in long["train/lr"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, [*EPOCHS, "--data.steps_per_execution=3"]])
 def test_a_signal_at_any_call_saves_first(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
 ) -> None:
     expected = outcome(fit(*flags))
-    step = LogisticRegression.training_step
+    step, before = LogisticRegression.training_step, signal.getsignal(signum)
     for call in (0, 1, 2):  # the third call ends an epoch, or a stretch between two validations
 
-        def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> None:
+        def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> Any:
             if batch_idx == call and self.current_epoch == 0:
                 os.kill(os.getpid(), signum)
-                assert signal.getsignal(signum) is signal.SIG_DFL  # a second one would end the process at once
-            step(self, batches, batch_idx)
+                assert signal.getsignal(signum) == before  # a second one does what it always did
+            return step(self, batches, batch_idx)
 
         with monkeypatch.context() as patch:
             patch.setattr(LogisticRegression, "training_step", step_then_signal)
             with pytest.raises(SystemExit, match=str(128 + signum)):
                 fit(*flags)
         run = newest()
-        assert f"to go on: {sys.executable} {sys.argv[0]} --resume {run}" in capsys.readouterr().out
+        assert f"Resume with: {sys.executable} -m logreg_lightning fit --resume {run}" in capsys.readouterr().out
         assert not (run / "results.json").exists()
-        assert signal.getsignal(signum) is signal.SIG_DFL
+        assert signal.getsignal(signum) == before
         fit("--resume=last")
         assert outcome(run) == expected
 
@@ -175,6 +203,7 @@ def test_same_seed_same_run(workdir: Path) -> None:
     assert first != outcome(fit(*EPOCHS, "--seed=5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [4, 40])  # the curves do not fit, a checkpoint does not fit
 def test_a_full_disk_leaves_the_last_good_checkpoint(workdir: Path, kilobytes: int) -> None:
     flags = [*EPOCHS, "--model.schedule=constant"]
@@ -214,14 +243,17 @@ def rewritten(**changes: Any) -> Callable[[Path], object]:
     return write
 
 
-STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty": (lambda file: file.write_bytes(b""), "not a whole checkpoint"),
-    "text": (lambda file: file.write_text("hello"), "not a whole checkpoint"),
-    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "not a whole checkpoint"),
-    "a wrong byte": (lambda file: file.write_bytes(file.read_bytes().replace(b"linear", b"Linear", 1)), "not a whole"),
-    "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a whole checkpoint"),
-    "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a whole checkpoint"),
-    "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a whole checkpoint"),
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda file: file.write_bytes(b""), "not a complete checkpoint"),
+    "text": (lambda file: file.write_text("hello"), "not a complete checkpoint"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "not a complete checkpoint"),
+    "a wrong byte": (
+        lambda file: file.write_bytes(file.read_bytes().replace(b"linear", b"Linear", 1)),
+        "not a complete",
+    ),
+    "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a complete checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a complete checkpoint"),
+    "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a complete checkpoint"),
     "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}"),
     "another data set": (rewritten(ImageDataModule__dataset="kmnist"), "its dataset is mnist and was kmnist"),
     "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
@@ -230,10 +262,10 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_a_strange_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     run = fit("--data.dataset=mnist", "--max_epochs=1")
-    spoil, named = STRANGE[name]
+    spoil, named = BAD_CHECKPOINTS[name]
     spoil(run / "checkpoints" / "last.ckpt")
     refused(["--resume", str(run), "--max_epochs=2"], named, capsys)
     assert not Path("the payload ran").exists()
@@ -243,7 +275,9 @@ def test_a_strange_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFi
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     file = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
-    WholeFiles().save_checkpoint({"state_dict": {"linear.weight": torch.arange(12.0).reshape(3, 4)}}, file)
+    AtomicCheckpointIO().save_checkpoint(
+        {"format": FORMAT, "state_dict": {"linear.weight": torch.arange(12.0).reshape(3, 4)}}, file
+    )
     return file.read_bytes()
 
 

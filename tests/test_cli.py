@@ -18,9 +18,9 @@ import torch
 import yaml
 from conftest import NAMES, fit, idx, refused, small_mnist, write_pictures
 
-from logreg_lightning import cli
-from logreg_lightning.checkpoints import read
-from logreg_lightning.files import locked
+from logreg_lightning.fit import build_parser, main
+from logreg_lightning.runtime.checkpoints import read
+from logreg_lightning.runtime.files import locked
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--data.dataset=digits", "--max_epochs=1"]
@@ -40,11 +40,11 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
 
     if "--print_config" in command or "--help" in command:
         with pytest.raises(SystemExit, match="0"):
-            cli.main(shlex.split(command.partition(">")[0]))
+            main(shlex.split(command.partition(">")[0]))
         return
     if "--accelerator gpu" in command and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         with pytest.raises(SystemExit, match="2"):
-            cli.main(shlex.split(command))
+            main(shlex.split(command))
         assert "--accelerator gpu" in capsys.readouterr().err
         return
     if "--data.dataset pets" in command:
@@ -58,11 +58,13 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
         run.rename(run.with_name("version_3"))
     if "my.yaml" in command:
         Path("my.yaml").write_text("max_epochs: 1\n")
-    cli.main(shlex.split(command))
+    main(shlex.split(command))
     assert "test/accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["", "help", "setup", "fit", "test", "soak", "bench", "format", "tensorboard"])
+@pytest.mark.parametrize(
+    "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "format", "tensorboard"]
+)
 def test_make_targets_exist_and_are_listed(target: str) -> None:
     make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)
     assert make.returncode == 0, make.stderr
@@ -72,11 +74,11 @@ def test_make_targets_exist_and_are_listed(target: str) -> None:
 
 def test_print_config_round_trips(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["--model.lr=0.5", "--data.dataset=digits", "--print_config"])
+        main(["--model.lr=0.5", "--data.dataset=digits", "--print_config"])
     text = capsys.readouterr().out
     (tmp_path / "my.yaml").write_text(text)
     with pytest.raises(SystemExit, match="0"):
-        cli.main([f"--config={tmp_path / 'my.yaml'}", "--print_config"])
+        main([f"--config={tmp_path / 'my.yaml'}", "--print_config"])
     assert capsys.readouterr().out == text
     assert yaml.safe_load(text)["model"]["lr"] == 0.5
 
@@ -90,9 +92,9 @@ def test_configs_fit_the_flags_and_say_how_to_run_them(workdir: Path, config: Pa
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["--help"])
+        main(["--help"])
     text = capsys.readouterr().out
-    for action in cli.build_parser()._actions:
+    for action in build_parser()._actions:
         if action.option_strings and not action.option_strings[-1].endswith(("data", "model")):
             assert action.option_strings[-1] in text
             assert action.help and len(action.help) > 10, action.option_strings
@@ -128,10 +130,10 @@ def test_auto_says_that_it_takes_digits(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     run = fit("--max_epochs=1")
-    assert "TRAINING ON THE 8x8 DIGITS" in capsys.readouterr().out
+    assert "training on scikit-learn's 8x8 digits instead" in capsys.readouterr().out
     assert json.loads((run / "results.json").read_text())["dataset"] == "digits"
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["--data.dataset=mnist"])
+        main(["--data.dataset=mnist"])
     assert "Put its files" in capsys.readouterr().err
 
 
@@ -141,9 +143,9 @@ def test_resume_refuses_other_settings_and_says_when_finished(
     run = fit(*QUICK)
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["--resume", str(run), "--model.lr=3"])
+        main(["--resume", str(run), "--model.lr=3"])
     assert "--model.lr" in capsys.readouterr().err
-    cli.main(["--resume", str(run / "checkpoints/last.ckpt")])
+    main(["--resume", str(run / "checkpoints/last.ckpt")])
     assert "is finished" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
@@ -198,8 +200,8 @@ WRONG_VALUES = [
     ("--config=binary.yaml", "binary.yaml"),
     ("--config=unknown.yaml", "speling"),
     ("--config=nested.yaml", "momentun"),
-    ("--resume=last", "nothing to resume"),
-    ("--resume=broken.ckpt", "nothing to resume"),
+    ("--resume=last", "no checkpoint found"),
+    ("--resume=broken.ckpt", "no checkpoint found"),
     ("--resume=data", "not a run's folder"),
 ]
 
@@ -282,7 +284,7 @@ def test_wrong_files_get_one_sentence(
     spoil()
     denied = name == "not to be read"
     with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(["--data.dataset=mnist"])
+        main(["--data.dataset=mnist"])
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0], lines
     assert denied or "data" in lines[0]
@@ -292,7 +294,7 @@ def test_wrong_files_get_one_sentence(
 def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.CaptureFixture[str], as_nobody: None) -> None:
     Path().chmod(0o500)
     with pytest.raises(SystemExit, match=r"^2$"):
-        cli.main(QUICK)
+        main(QUICK)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "lightning_logs cannot be written (Permission denied)" in lines[0]
 
@@ -328,9 +330,11 @@ def test_a_run_has_one_user(workdir: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_training_that_diverges_stops(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.01", "--model.schedule=constant"]
     with pytest.raises(SystemExit, match=r"^1$"):
-        cli.main([*flags, "--model.lr=1e9"])
+        main([*flags, "--model.lr=1e9"])
     printed = capsys.readouterr()
-    assert re.search(r"diverged: the loss is .* at step 2; try a smaller --model.lr, it is 1e\+09", printed.err)
+    assert re.search(
+        r"diverged: the loss is .* at step 2; try a smaller --model.lr \(--model.lr is 1e\+09", printed.err
+    )
     assert "Epoch" not in printed.out and len(printed.err.splitlines()) == 1
     assert not (Path("lightning_logs/version_0") / "results.json").exists()
 
@@ -338,13 +342,14 @@ def test_a_training_that_diverges_stops(workdir: Path, capsys: pytest.CaptureFix
     run = fit(*flags, "--max_epochs=1", "--model.weight_decay=201.5", "--model.momentum=0")
     before = (run / "checkpoints/last.ckpt").read_bytes()
     with pytest.raises(SystemExit, match=r"^1$"):
-        cli.main(["--resume=last", "--max_epochs=100"])
-    assert f"{run}/checkpoints/last.ckpt is whole" in capsys.readouterr().err
+        main(["--resume=last", "--max_epochs=100"])
+    assert f"{run}/checkpoints/last.ckpt is complete" in capsys.readouterr().err
     after = read(run / "checkpoints/last.ckpt")
     assert torch.isfinite(after["state_dict"]["linear.weight"]).all()
     assert after["global_step"] > 135 and before != (run / "checkpoints/last.ckpt").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--config", "configs/article.yaml")
     results = json.loads((run / "results.json").read_text())
@@ -355,6 +360,7 @@ def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixt
     assert float(printed[-1][1]) == round(100 * results["test/accuracy"], 1)
 
 
+@pytest.mark.slow
 def test_the_default_on_real_mnist(real_mnist: Path) -> None:
     results = json.loads((fit() / "results.json").read_text())
     assert results["dataset"] == "mnist"

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
 from logreg_lightning import datasets
-from logreg_lightning.checkpoints import read
 from logreg_lightning.errors import InputError
+from logreg_lightning.idx import read_idx
+from logreg_lightning.runtime.checkpoints import read
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -86,7 +87,7 @@ def test_several_at_once_download_once(
 def test_download_that_fails_everywhere_leaves_nothing(mirrors: tuple[Path, Path], tmp_path: Path) -> None:
     for folder in mirrors:
         (folder / f"{NAMES[3]}.gz").write_bytes(b"not the file")
-    with pytest.raises(InputError, match=r"mnist cannot be downloaded.*Put its files.*--data.dataset digits"):
+    with pytest.raises(InputError, match=r"mnist cannot be downloaded.*Put its files.*`dataset='digits'`"):
         datasets.prepare("mnist", tmp_path / "data")
     assert list((tmp_path / "data/MNIST/raw").iterdir()) == []
 
@@ -119,7 +120,7 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: st
     file = tmp_path / "images"
     file.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        datasets.read_idx(file)
+        read_idx(file)
     assert str(file) in str(caught.value)
 
 
@@ -132,7 +133,7 @@ def test_any_bytes_are_right_values_or_refused(tmp_path: Path, data: st.DataObje
     file = tmp_path / "any"
     file.write_bytes(content)
     try:
-        found = datasets.read_idx(file)
+        found = read_idx(file)
     except InputError as error:
         assert str(file) in str(error) and "\n" not in str(error)
     else:
@@ -218,6 +219,6 @@ def test_a_folder_that_lacks_a_file_or_has_a_damaged_one(workdir: Path, capsys: 
     whole = (Path("mine") / f"{NAMES[0]}.gz").read_bytes()
     for content in (whole[:-9], b"not gzip"):
         (Path("mine") / f"{NAMES[0]}.gz").write_bytes(content)
-        refused(["--data.dataset=mine"], f"mine/{NAMES[0]}.gz is not a whole gzip file", capsys)
+        refused(["--data.dataset=mine"], f"mine/{NAMES[0]}.gz is not a complete gzip file", capsys)
     (Path("mine") / f"{NAMES[0]}.gz").unlink()
-    refused(["--data.dataset=mine"], f"{NAMES[0]} or {NAMES[0]}.gz is not there", capsys)
+    refused(["--data.dataset=mine"], f"{NAMES[0]} or {NAMES[0]}.gz is missing", capsys)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from logreg_lightning.files import locked, write_whole
+from logreg_lightning.runtime.files import atomic_write, locked
 
 WRITE = """
 import sys
 from pathlib import Path
-from logreg_lightning.files import write_whole
+from logreg_lightning.runtime.files import atomic_write
 try:
-    write_whole(Path(sys.argv[1]), b"x" * 100_000)
+    atomic_write(Path(sys.argv[1]), b"x" * 100_000)
 except OSError as error:
     print(error.filename, error.strerror)
 """
@@ -24,7 +24,7 @@ except OSError as error:
 
 def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "file"
-    write_whole(target, b"old")
+    atomic_write(target, b"old")
     limited = subprocess.run(
         ["sh", "-c", 'ulimit -f 50; exec "$@"', "sh", sys.executable, "-c", WRITE, str(target)],
         capture_output=True,
@@ -38,20 +38,20 @@ def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path: Path) -> Non
 
 def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
-    write_whole(target, b"old")
+    atomic_write(target, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(SystemExit("killed")))
     with pytest.raises(SystemExit):
-        write_whole(target, b"new")
+        atomic_write(target, b"new")
     assert target.read_bytes() == b"old"
     monkeypatch.undo()
-    write_whole(target, b"newer")
+    atomic_write(target, b"newer")
     assert target.read_bytes() == b"newer"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_temporary_files_of_the_system_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    write_whole(tmp_path / "file", b"new")
+    atomic_write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
 
 

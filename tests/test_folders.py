@@ -1,4 +1,4 @@
-"""A folder with a folder of pictures for each class, as people have them: of all sizes, with strangers in it."""
+"""A folder with a folder of pictures for each class, as people have them: of all sizes, with other files among them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,12 @@ def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest
     flags = ["--data.dataset=pets", "--data.image_size=8", "--data.color=true", "--data.batch_size=4"]
     run = fit(*flags, "--max_epochs=10", "--model.lr=0.05")
     printed = capsys.readouterr().out
-    assert (
-        "3 files that are hidden, broken or no pictures are left out: cats/.DS_Store, cats/notes.txt, dogs/broken.jpg"
-        in printed
-    )
-    assert "no test split: a fifth of each class, 12 pictures, is cut off as one" in printed
+    assert "skipped 3 hidden or unreadable files: cats/.DS_Store, cats/notes.txt, dogs/broken.jpg" in printed
+    assert "no test split: a fifth of each class, 12 pictures, is held out for testing" in printed
     results = json.loads((run / "results.json").read_text())
     assert results["test/accuracy"] == 1.0
     assert results["majority_class_accuracy"] == 0.5
-    assert "of always saying cats" in printed
+    assert "always predicting cats" in printed
 
 
 def module(**settings: object) -> ImageDataModule:
@@ -48,10 +45,10 @@ def test_splits_that_are_there_are_used(workdir: Path) -> None:
     write_pictures(Path("pets/train"), 30)
     write_pictures(Path("pets/test"), 10)
     data = module(val_size=0.1)
-    assert (len(data.train_indices), len(data.val_indices), data.data.test_count) == (54, 6, 20)
+    assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (54, 6, 20)
     write_pictures(Path("pets/val"), 5)
     data = module()
-    assert (len(data.train_indices), len(data.val_indices), data.data.test_count) == (60, 10, 20)
+    assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (60, 10, 20)
     labels = data.data.train.labels
     assert sorted(labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
     seen = torch.cat([data.train_indices, data.val_indices, data.data.test_indices])  # type: ignore[list-item]
@@ -61,7 +58,7 @@ def test_splits_that_are_there_are_used(workdir: Path) -> None:
 def test_val_alone_is_the_test_set(workdir: Path) -> None:
     write_pictures(Path("pets/train"), 30)
     write_pictures(Path("pets/val"), 10)
-    assert module().data.test_count == 20
+    assert module().data.num_test == 20
 
 
 def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
@@ -98,11 +95,11 @@ def test_decodes_once_and_again_when_a_picture_changes(workdir: Path, monkeypatc
     assert len(list(Path("data/decoded").iterdir())) == 1
 
 
-def test_rare_classes_are_said(workdir: Path) -> None:
+def test_rare_classes_are_reported(workdir: Path) -> None:
     write_pictures(Path("pets"), 30, ("cats",))
     write_pictures(Path("pets"), 2, ("dogs",))
     notes = " ".join(module().data.notes)
-    assert "few or no pictures of a class in the training split: dogs (2)" in notes
+    assert "fewer than 10 pictures of a class in the training split: dogs (2)" in notes
     assert "in the test split: cats (6), dogs (0)" in notes
 
 
@@ -119,8 +116,8 @@ def empty_classes() -> None:
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda: None, "a folder of pictures for each class, two at least"),
-        (lambda: write_pictures(Path("pets"), 3, ("cats",)), "two at least"),
+        (lambda: None, "a folder of pictures for each class, at least two"),
+        (lambda: write_pictures(Path("pets"), 3, ("cats",)), "at least two"),
         (empty_classes, "none of its 0 files"),
         (no_class_of_the_test_split_in_train, "no class fish"),
     ],

@@ -21,13 +21,15 @@ from pathlib import Path
 import pytest
 from conftest import outcome
 
+pytestmark = pytest.mark.slow
+
 FIT = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "fit.py")]
 BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
 RUNS = {
     "default": BASE,
     "one step a call": [*BASE, "--pictures=false", "--data.steps_per_execution=1", "--model.weight_decay=0.001"],
     "seven steps a call": [*BASE, "--pictures=false", "--data.steps_per_execution=7", "--model.schedule=constant"],
-    "interval": [*BASE, "--pictures=false", "--data.val_size=0", "--val_check_interval=50", "--max_steps=1000"],
+    "interval": [*BASE, "--pictures=false", "--data.val_size=0", "--val_check_interval=60", "--max_steps=1000"],
     "two processes": [*BASE, "--pictures=false", "--devices=2", "--max_epochs=4"],
 }
 EXPECTED_STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -100,7 +102,7 @@ def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
         return  # it was quicker
     # Outside the training loop a signal just ends the process.
     if children:
-        assert status == 1 and "another process of this run has ended; go on with" in output, output
+        assert status == 1 and "another process of this run has ended; resume with" in output, output
     else:
         assert status in (EXPECTED_STATUS[stop.signum], -stop.signum), output
     if status in (130, 143):

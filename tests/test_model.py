@@ -1,17 +1,22 @@
-"""The trained weights against a plain PyTorch loop."""
+"""The model against a plain PyTorch loop, in this project's hands and in a stock trainer's."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
+import lightning as L
 import pytest
 import torch
-from conftest import fit
+from conftest import curves, fit
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from logreg_lightning.datamodule import ImageDataModule
-from logreg_lightning.model import LogisticRegression, cross_entropy_gradient
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime.steps import cross_entropy_gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
@@ -27,7 +32,7 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
         f"--data.steps_per_execution={steps_per_execution}",
     )
     data = ImageDataModule("mnist", batch_size=8)
-    data.seed = 3
+    torch.manual_seed(3)
     data.prepare_data()
     data.setup()
     loader = data.train_dataloader()
@@ -90,3 +95,180 @@ def test_reports_the_metrics_of_the_saved_weights(workdir: Path) -> None:
     labels = data.data.test.labels
     assert results["test/accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert results["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "default_root_dir": "stock",
+}
+
+
+def data_module(**settings: Any) -> ImageDataModule:
+    return ImageDataModule("mnist", batch_size=8, **settings)  # 68 steps an epoch
+
+
+def test_a_plain_trainer_trains_as_the_command_does(workdir: Path) -> None:
+    run = fit("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=3", "--seed=3")
+    L.seed_everything(3)
+    model, trainer = LogisticRegression(784, 10), L.Trainer(max_epochs=3, **QUIET)
+    trainer.fit(model, datamodule=data_module())
+    assert torch.equal(model.linear.weight, trained(run)["weight"])
+    expected, found = curves(run), curves(Path(str(trainer.log_dir)))
+    for tag in ("train/loss", "train/accuracy", "train/lr", "val/loss", "val/accuracy"):
+        assert found[tag] == expected[tag], tag
+
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    [val], [test] = (
+        trainer.validate(model, data_module(), verbose=False),
+        trainer.test(model, data_module(), verbose=False),
+    )
+    assert val == {name: results[name] for name in ("val/loss", "val/accuracy")}
+    assert test == {name: results[name] for name in ("test/loss", "test/accuracy", "test/calibration_error")}
+    trainer.fit(model, datamodule=data_module())  # nothing left to do
+    assert trainer.global_step == 204
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "validations"),
+    [
+        ({"max_steps": 30}, 30, []),
+        ({"max_epochs": 2, "limit_train_batches": 20}, 40, [20, 40]),
+        ({"max_epochs": 2, "limit_train_batches": 0.5}, 68, [34, 68]),
+        ({"max_epochs": 2, "val_check_interval": 34}, 136, [34, 68, 102, 136]),
+        ({"max_epochs": 2, "val_check_interval": 0.5}, 136, [34, 68, 102, 136]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": 2}, 136, [136]),
+        ({"max_epochs": 2, "val_check_interval": 40, "check_val_every_n_epoch": None}, 136, [40, 80, 120]),
+        ({"fast_dev_run": 3}, 3, [3]),
+    ],
+)
+def test_a_trainers_limits_count_mini_batches(
+    workdir: Path, settings: dict[str, Any], steps: int, validations: list[int]
+) -> None:
+    seen: list[int] = []
+
+    class Note(L.Callback):
+        def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            seen.append(trainer.global_step)
+
+    model = LogisticRegression(784, 10)
+    trainer = L.Trainer(**settings, **QUIET, logger=False, num_sanity_val_steps=0, callbacks=[Note()])
+    trainer.fit(model, datamodule=data_module())
+    assert trainer.global_step == steps and seen == validations
+    # The last step's rate is that of a cosine over exactly those steps.
+    assert model.optimizers(use_pl_optimizer=False).param_groups[0]["lr"] == model.lr_at(steps - 1, steps)  # type: ignore[union-attr]
+
+
+def test_a_cosine_without_an_end_is_refused(workdir: Path) -> None:
+    trainer = L.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, **QUIET)
+    with pytest.raises(InputError, match="give the trainer `max_epochs` or `max_steps`"):
+        trainer.fit(LogisticRegression(784, 10), datamodule=data_module())
+
+
+def test_a_plain_trainers_run_resumes_in_its_own_order(workdir: Path) -> None:
+    def train(epochs: int, **more: Any) -> LogisticRegression:
+        model = LogisticRegression(784, 10, schedule="constant")
+        L.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, **QUIET).fit(
+            model, data_module(), **more
+        )
+        return model
+
+    torch.manual_seed(4)
+    whole = train(4)
+    torch.manual_seed(4)
+    half = train(2)
+    half.trainer.save_checkpoint("half.ckpt")
+    torch.manual_seed(5)  # another process has another seed
+    assert torch.equal(train(4, ckpt_path="half.ckpt").linear.weight, whole.linear.weight)
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_a_plain_data_loader_is_one_step_a_batch(workdir: Path, floats: bool) -> None:
+    data = data_module()
+    data.prepare_data()
+    data.setup()
+    pixels, labels = data.data.train.pixels[:100], data.data.train.labels[:100]
+    loader = DataLoader(TensorDataset(pixels / 255 if floats else pixels, labels), batch_size=16)
+    torch.manual_seed(0)
+    model = LogisticRegression(784, 10, lr=0.1, schedule="constant")
+    trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, **QUIET)
+    trainer.fit(model, loader, loader)
+    assert trainer.global_step == 14
+    assert trainer.validate(model, loader, verbose=False)[0]["val/accuracy"] > 0
+
+    torch.manual_seed(0)
+    linear = nn.Linear(784, 10)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        for images, targets in zip(torch.split(pixels, 16), torch.split(labels, 16), strict=True):
+            optimizer.zero_grad()
+            nn.CrossEntropyLoss()(linear(images.flatten(1) / 255), targets).backward()
+            optimizer.step()
+    assert torch.equal(model.linear.weight, linear.weight)
+
+
+def test_forward_leaves_its_input_alone() -> None:
+    model = LogisticRegression(784, 10)
+    for images in (torch.rand(3, 1, 28, 28), torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)):
+        before = images.clone()
+        model(images)
+        assert torch.equal(images, before)
+    torch.testing.assert_close(model(images), model(images / 255))
+
+
+def test_a_stock_checkpoint_gives_a_model_that_predicts(workdir: Path) -> None:
+    model = LogisticRegression(784, 10, class_names=list("abcdefghij"))
+    trainer = L.Trainer(max_epochs=1, logger=False, **QUIET)
+    trainer.fit(model, datamodule=data_module())
+    image = torch.randint(0, 256, (28, 28), dtype=torch.uint8)
+    path = cast(Any, trainer.checkpoint_callback).best_model_path
+    for loaded in (LogisticRegression.load_from_checkpoint(path), LogisticRegression.load(path)):
+        assert loaded.predict(image) == model.predict(image) and loaded.predict(image)[0] in "abcdefghij"
+    with pytest.raises(InputError, match="not a complete checkpoint"):
+        LogisticRegression.load_from_checkpoint(__file__)
+
+
+def test_a_checkpoint_of_format_1_is_read_and_resumed(workdir: Path) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=8", "--model.schedule=constant"]
+    run = fit(*flags, "--max_epochs=2")
+    whole = fit(*flags, "--max_epochs=4")
+    file = run / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["format"] = 1
+    new = content["hyper_parameters"]
+    content["hyper_parameters"] = {
+        "inputs": new.pop("in_features"), "classes": new.pop("num_classes"),
+        **{name: value for name, value in new.items() if name not in ("image_shape", "class_names")},
+    }  # fmt: skip
+    del content["ImageDataModule"]["seed"]
+    torch.save(content, file)
+    image = torch.zeros(28, 28, dtype=torch.uint8)
+    for model in (LogisticRegression.load(run), LogisticRegression.load_from_checkpoint(file)):
+        assert model.image_shape == (1, 28, 28) and model.predict(image)[0] in model.class_names
+    fit(f"--resume={run}", "--max_epochs=4")
+    assert torch.equal(trained(run)["weight"], trained(whole)["weight"])
+    assert curves(run)["train/loss"] == curves(whole)["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"lr": -1}, "`lr` must be a positive number, not -1"),
+        ({"momentum": 1}, "`momentum` must be from 0 to below 1, not 1"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be 0 or a positive number, not nan"),
+        ({"schedule": "wavy"}, "`schedule` must be constant or cosine, not wavy"),
+        ({"image_shape": (1, 2, 3)}, "`image_shape="),
+        ({"class_names": ["a"]}, "`class_names` has 1 names for `num_classes=10`"),
+    ],
+)
+def test_a_value_out_of_range_is_a_value_error_that_names_it(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        LogisticRegression(784, 10, **wrong)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        ImageDataModule("digits", batch_size=0)
+
+
+@pytest.mark.parametrize(("in_features", "shape"), [(784, (1, 28, 28)), (3072, (3, 32, 32)), (45, (1, 1, 45))])
+def test_images_are_square_where_nobody_says_otherwise(in_features: int, shape: tuple[int, ...]) -> None:
+    assert LogisticRegression(in_features, 2).image_shape == shape

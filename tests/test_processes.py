@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 from conftest import outcome, small_mnist
 
-from logreg_lightning.checkpoints import read
+from logreg_lightning.runtime.checkpoints import read
+
+pytestmark = pytest.mark.slow
 
 FIT = str(Path(__file__).parents[1] / "scripts" / "fit.py")
 FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu", "--pictures=false"]
@@ -19,8 +22,9 @@ FLAGS += ["--model.schedule=constant"]
 # 540 images are 77 x 7 + 1
 
 
-def run(*flags: str) -> Path:
-    done = subprocess.run([sys.executable, FIT, *flags], capture_output=True, text=True, check=False)
+def run(*flags: str, **environment: str) -> Path:
+    env = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, FIT, *flags], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\nRun: ") == 1
     return max(Path("lightning_logs").iterdir(), key=lambda run: int(run.name.split("_")[1]))
@@ -39,7 +43,7 @@ def ten_thousand_test_images(workdir: Path) -> None:
 @pytest.mark.usefixtures("ten_thousand_test_images")
 def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     one = run(*FLAGS)
-    two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2")
+    two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2", PL_GLOBAL_SEED="5")
     assert outcome(two) == outcome(again)
     torch.testing.assert_close(weights(two), weights(one), atol=1e-6, rtol=0)
     results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
@@ -54,7 +58,7 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     for name in ("test/accuracy", "test/loss", "test/calibration_error"):
         assert by_three[name] == results[0][name], name
 
-    # One goes on where two began, and the other way round.
+    # One continues what two began, and the other way round.
     long = run(*FLAGS, "--max_epochs=4")
     for short, devices in ((one, 2), (two, 1)):
         run("--resume", str(short), "--max_epochs=4", f"--devices={devices}")
@@ -82,12 +86,15 @@ def test_torchrun_starts_them_too(workdir: Path) -> None:
 
 
 KILLER = """
-import os, runpy, signal, sys
-from lightning.pytorch.strategies.launchers import subprocess_script
+import os, runpy, signal, subprocess, sys
 script, victim = sys.argv[1:3]
 if os.environ.get("LOCAL_RANK") == "1":
     os.kill(os.getpid() if victim == "started" else os.getppid(), signal.SIGKILL)
-subprocess_script._basic_subprocess_cmd = lambda: [sys.executable, "killer.py", script, victim, *sys.argv[1:]]
+popen = subprocess.Popen
+def start(command, *args, **kwargs):
+    again = [sys.executable, "killer.py", script, victim, *command[2:]] if command[1] == script else command
+    return popen(again, *args, **kwargs)
+subprocess.Popen = start
 sys.argv[:3] = [script]
 runpy.run_path(script, run_name="__main__")
 """
@@ -100,5 +107,5 @@ def test_one_that_is_killed_early_ends_the_other(workdir: Path, victim: str) -> 
     command = [sys.executable, "killer.py", FIT, victim, *FLAGS, "--devices=2"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == (1 if victim == "started" else -9)
-    assert "another process of this run has ended; go on with" in ended.stderr
+    assert "another process of this run has ended; resume with" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and folders that one process at a time works in."""
+"""Files written whole or not at all, and folders that only one process works in at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside the target, on the same file system whatever `$TMPDIR` is, then renames.
+def atomic_write(path: Path, content: bytes) -> None:
+    """Writes beside the target, so on the same file system whatever `$TMPDIR` is, then renames.
 
-    A kill, a full disk or a power cut leaves the file that was there before.
+    A kill, a full disk or a power cut leaves the old file in place.
 
     Raises:
-        OSError: it cannot be written; its `filename` is the target.
+        OSError: the file cannot be written; `filename` is the target.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -32,10 +32,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process however that ends; nothing is written.
+    """Holds the folder's lock, which ends with the process, however that ends. Writes nothing.
 
     Raises:
-        BlockingIOError: another process holds it, and `wait` is false.
+        BlockingIOError: another process holds it and `wait` is false.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

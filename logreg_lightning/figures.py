@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: what the model looks at, where it errs, how sure it is, and the data."""
+"""What TensorBoard shows besides curves: the weights, the mistakes, how far probabilities can be trusted, the data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
 
-from logreg_lightning.batches import EvalLoader
-from logreg_lightning.checkpoints import Saver
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime.checkpoints import Saver
+from logreg_lightning.runtime.loader import EvalLoader
 
 SHOWN = 10
 """Images in a picture of mistakes or hits."""
@@ -41,17 +41,17 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
         writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
 
 
-class WeightsAsTheyGrow(L.Callback):
-    """Draws the weights at the end of a validation, as long as that takes less than a twentieth of the training's time.
+class WeightFigures(L.Callback):
+    """Draws the weights after a validation, as long as all that takes less than a twentieth of the training's time.
 
-    Must stand before the saver in the callbacks: what a checkpoint knows of, a resumed run does not draw again.
+    Comes before the saver: what a checkpoint knows of, a resumed run does not draw again.
     """
 
     SHARE = 0.05
 
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
-        self.seconds = 0.3  # what the first one is likely to take
+        self.seconds = 0.3  # what the first figure is likely to take
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or self.seconds > self.SHARE * self.saver.fit_seconds:
@@ -79,12 +79,13 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
         pixels, truth = images.take(where[chosen])
         lines = []
         for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
-            said = int(row.argmax())
-            lines.append(f"{names[true]}{f' not {names[said]}' if said != true else ''}, {row[said]:.0%}")
+            pred = int(row.argmax())
+            wrong = f" taken for {names[pred]}" if pred != true else ""
+            lines.append(f"{names[true]}{wrong}, {row[pred]:.0%}")
         return grid(pixels, lines, f"{title} ({split})")
 
-    confidence, said = probabilities.max(1)
-    mistakes, hits = (said != labels).nonzero().flatten(), (said == labels).nonzero().flatten()
+    confidence, preds = probabilities.max(1)
+    mistakes, hits = (preds != labels).nonzero().flatten(), (preds == labels).nonzero().flatten()
     worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
     narrow = hits[confidence[hits].argsort()[:SHOWN]]
     return {
@@ -92,7 +93,7 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
         "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
         "mistakes/most_confident": show(worst, "Most confident mistakes"),
         "mistakes/least_confident_hits": show(narrow, "Least confident hits"),
-        "confidence/reliability": reliability(confidence, said == labels, split),
+        "confidence/reliability": reliability(confidence, preds == labels, split),
         "confidence/precision_recall": precision_recall(probabilities, labels, names, split),
         "data/training_images": training_images(data),
         "data/class_counts": class_counts(data),
@@ -100,7 +101,7 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
 
 
 def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
-    """Small in inches, so that letters stay readable where TensorBoard shows it on a card of 300 pixels."""
+    """Small in inches, so that text stays readable on TensorBoard's cards, 300 pixels wide."""
     figure = Figure(figsize=(width, height), dpi=150)
     figure.suptitle(title, fontsize=11)
     return figure
@@ -133,14 +134,14 @@ def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
 
 
 def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
-    """Counts of each class, in rows, by what it was taken for, in columns."""
+    """Counts of true classes, in rows, by predicted classes, in columns."""
     metric = MulticlassConfusionMatrix(len(names), sync_on_compute=False)
     metric.update(probabilities, labels)
     figure = _figure(f"Confusion matrix ({split})", 5, 4.6)
     axes = figure.add_axes((0.12, 0.1, 0.74, 0.82))
     metric.plot(ax=axes, labels=list(names), add_text=len(names) <= MOST_CLASSES, cmap="Blues")
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("class")
+    axes.set_xlabel("Predicted class", fontsize=10)
+    axes.set_ylabel("True class", fontsize=10)
     if len(names) <= MOST_CLASSES:
         dark = metric.compute().max() / 2
         for text in axes.texts:
@@ -169,11 +170,11 @@ def grid(images: Tensor, lines: list[str], title: str) -> Figure:
     return figure
 
 
-def reliability(confidence: Tensor, right: Tensor, split: str) -> Figure:
+def reliability(confidence: Tensor, correct: Tensor, split: str) -> Figure:
     """Accuracy by confidence, with the expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
     number = (confidence * BINS).long().clamp(max=BINS - 1)
     count = torch.bincount(number, minlength=BINS).double()
-    accuracy = torch.bincount(number, right.double(), BINS) / count
+    accuracy = torch.bincount(number, correct.double(), BINS) / count
     mean = torch.bincount(number, confidence.double(), BINS) / count
     error = float(((accuracy - mean).abs() * count).nan_to_num().sum() / count.sum())
     figure = _figure(f"Reliability ({split}), calibration error {error:.4f}", 5, 4.4)

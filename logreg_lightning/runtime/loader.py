@@ -1,18 +1,17 @@
-"""The in-memory batch loaders: order from (seed, epoch), shard by rank, resumable inside an epoch."""
+"""Mini-batches from memory: order from (seed, epoch), shard by rank, resumable inside an epoch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from logreg_lightning.datasets import Images
+from logreg_lightning.runtime.plan import Plan
 
-LOG_EVERY = 50
-"""Optimiser steps between two points of a training curve and between two saves: a call never crosses one."""
+if TYPE_CHECKING:
+    from logreg_lightning.datasets import Images
 
 
 class Batch(NamedTuple):
@@ -37,12 +36,28 @@ class Steps(NamedTuple):
     sizes: list[int]
     global_sizes: list[int]
 
+    @classmethod
+    def of(cls, batch: Steps | Sequence[Tensor], world_size: int) -> Steps:
+        """The batch itself, or the one mini-batch of a plain `DataLoader`, which gives every rank equally many."""
+        if isinstance(batch, Steps):
+            return batch
+        images, labels = batch
+        return cls(images, labels, [len(labels)], [len(labels) * world_size])
+
+    def to(self, device: torch.device, **kwargs: Any) -> Steps:
+        """Lightning's own transfer would look at each of the sizes."""
+        return self._replace(images=self.images.to(device, **kwargs), labels=self.labels.to(device, **kwargs))
+
 
 class TrainLoader:
     """The mini-batches of an epoch, those of several optimiser steps at a time.
 
     The order of an epoch is a permutation drawn from (seed, epoch), nothing else, so any epoch can be entered anywhere.
     A mini-batch is the global one; rank r of w takes its images r, r + w, ... and so every image counts once.
+
+    Attributes:
+        epoch: The epoch that is under way, counted from 0.
+        steps_done: Optimiser steps of that epoch that were handed out.
     """
 
     def __init__(
@@ -50,7 +65,7 @@ class TrainLoader:
         images: Images,
         indices: Tensor,
         batch_size: int,
-        steps_per_call: int,
+        plan: Plan,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -58,51 +73,37 @@ class TrainLoader:
         self.images = images
         self.indices = indices
         self.batch_size = batch_size
-        self.steps_per_call = steps_per_call
+        self.plan = plan
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.done = 0
-        self.resume_at: tuple[int, int] | None = None
+        self.steps_done = 0
+        self._resume_at: tuple[int, int] | None = None
 
     @property
     def sampler(self) -> TrainLoader:
-        """Lightning tells only a loader's `.sampler` which epoch begins."""
+        """Lightning calls `set_epoch` only on a loader's `sampler`."""
         return self
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps in an epoch; the last mini-batch may be smaller, as with `DataLoader`."""
-        return math.ceil(len(self.indices) / self.batch_size)
-
-    def calls(self) -> list[tuple[int, int]]:
-        """First step and the one after the last, in the epoch, of each `training_step` call."""
-        starts = [
-            start
-            for point in range(0, self.steps, LOG_EVERY)
-            for start in range(point, min(point + LOG_EVERY, self.steps), self.steps_per_call)
-        ]
-        return list(zip(starts, [*starts[1:], self.steps], strict=True))
-
     def __len__(self) -> int:
-        return len(self.calls())
+        return len(self.plan.calls)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def order(self, epoch: int) -> Tensor:
         """Indices into the images, int32 (N,), as the epoch goes through them."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return self.indices[torch.randperm(len(self.indices), generator=generator)]
 
     def __iter__(self) -> Iterator[Steps]:
         # A generator: Lightning asks for an iterator twice before it takes the first batch.
-        first = self.resume_at[1] if self.resume_at is not None and self.resume_at[0] == self.epoch else 0
-        self.resume_at = None
+        first = self._resume_at[1] if self._resume_at is not None and self._resume_at[0] == self.epoch else 0
+        self._resume_at = None
         order = self.order(self.epoch).to(self.images.pixels.device)
-        for start, stop in self.calls():
+        for start, stop in self.plan.calls:
             if start >= first:
-                self.done = stop
+                self.steps_done = stop
                 yield self._steps(order[start * self.batch_size : stop * self.batch_size])
 
     def _steps(self, indices: Tensor) -> Steps:
@@ -114,10 +115,10 @@ class TrainLoader:
         return Steps(*self.images.take(indices), [len(batch) for batch in batches], global_sizes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "step": self.done}
+        return {"epoch": self.epoch, "step": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.resume_at = (state["epoch"], state["step"])
+        self._resume_at = (state["epoch"], state["step"])
 
 
 class EvalLoader:
@@ -131,8 +132,8 @@ class EvalLoader:
         self, images: Images, indices: Tensor | None, rank: int = 0, world_size: int = 1, batch_size: int = 2000
     ) -> None:
         self.images = images
-        every = torch.arange(len(images), dtype=torch.int32) if indices is None else indices
-        self.batches = torch.split(every, batch_size)[rank::world_size] or (every[:0],)
+        indices = torch.arange(len(images), dtype=torch.int32) if indices is None else indices
+        self.batches = torch.split(indices, batch_size)[rank::world_size] or (indices[:0],)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -1,23 +1,24 @@
-"""SIGTERM and Ctrl-C: the run goes on to its next save, at most 50 optimiser steps away, and ends there."""
+"""SIGTERM and Ctrl-C: training continues to its next save, at most 50 optimiser steps away, and ends there."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
 import lightning as L
 
-from logreg_lightning.checkpoints import Saver
 from logreg_lightning.errors import Stopped
-from logreg_lightning.processes import say
+from logreg_lightning.runtime.checkpoints import Saver
+from logreg_lightning.runtime.processes import say
 
 
 class StopOnSignal(L.Callback):
-    """Raises `Stopped` once the run is saved; a second signal ends the process at once.
+    """Raises `Stopped` once the run is saved. A second signal does what it did before training began.
 
-    Must stand after the saver in the trainer's callbacks. Outside the training loop both signals end the process as
-    they do any other: there is nothing to save.
+    Outside the training loop, and in a thread that Python sends no signals to, signals do what they always do: there is
+    nothing to save.
 
     Raises:
         Stopped: from the training loop, in all processes of a run at the same step.
@@ -26,25 +27,31 @@ class StopOnSignal(L.Callback):
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
         self.signum = 0
+        self._previous: dict[int, Any] = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._release()
+        self._restore()
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         say(f"\n{name}: saving first; once more to stop at once")
 
-    @staticmethod
-    def _release() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Lightning puts handlers of its own, which save nothing, in place between here and on_train_start.
+        if not self._previous and threading.current_thread() is threading.main_thread():
+            signums = (signal.SIGTERM, signal.SIGINT)
+            self._previous = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in signums}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Not before: Lightning sets handlers of its own that save nothing, right before training.
         if trainer.received_sigterm:
             self.signum = signal.SIGTERM
         trainer._signal_connector.received_sigterm = False
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+        for signum in self._previous:
+            signal.signal(signum, self._note)
 
     def _stop_if_saved(self, trainer: L.Trainer) -> None:
         if self.saver.saved_at != trainer.global_step:
@@ -55,8 +62,14 @@ class StopOnSignal(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._stop_if_saved(trainer)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self._stop_if_saved(trainer)
+
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._stop_if_saved(trainer)
 
+    def on_exception(self, *_: Any) -> None:
+        self._restore()
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._release()
+        self._restore()

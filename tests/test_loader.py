@@ -7,15 +7,16 @@ import itertools
 import pytest
 import torch
 
-from logreg_lightning.batches import EvalLoader, TrainLoader
 from logreg_lightning.datasets import Images
+from logreg_lightning.runtime.loader import EvalLoader, TrainLoader
+from logreg_lightning.runtime.plan import Plan
 
 COUNT = 1037
 IMAGES = Images(torch.zeros(COUNT, 1, 1, 1, dtype=torch.uint8), torch.arange(COUNT))
 
 
 def loader(steps_per_call: int = 50, seed: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
-    return TrainLoader(IMAGES, torch.arange(COUNT), 10, steps_per_call, seed, rank, world_size)
+    return TrainLoader(IMAGES, torch.arange(COUNT), 10, Plan(104, steps_per_call), seed, rank, world_size)
 
 
 def labels(batches: TrainLoader) -> list[list[int]]:
@@ -28,7 +29,7 @@ def test_every_image_once_in_the_same_mini_batches(steps_per_call: int) -> None:
     assert labels(batches) == labels(loader(1))
     assert sorted(itertools.chain(*labels(batches))) == list(range(COUNT))
     assert len(list(batches)) == len(batches)
-    ends = {stop for _, stop in batches.calls()}
+    ends = {stop for _, stop in batches.plan.calls}
     assert {50, 100, 104} <= ends  # where curves are drawn and the run is saved
 
 
@@ -47,7 +48,7 @@ def test_resumes_inside_an_epoch() -> None:
         next(iterator)
     resumed = loader(7)
     resumed.load_state_dict(whole.state_dict())
-    assert labels(resumed) == labels(loader())[whole.done :]
+    assert labels(resumed) == labels(loader())[whole.steps_done :]
     assert labels(resumed) == labels(loader())  # once only
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg_lightning.batches import Steps
-from logreg_lightning.graphs import GraphedSteps
+from logreg_lightning.runtime.loader import Steps
+from logreg_lightning.runtime.steps import GraphedSteps
 
 
 class Recorder:

@@ -12,7 +12,7 @@ import torch
 from conftest import fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logreg_lightning import pictures
+from logreg_lightning import figures
 from logreg_lightning.model import LogisticRegression
 
 TAGS = {
@@ -49,7 +49,7 @@ def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
 def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--data.dataset=mnist", "--max_epochs=3", "--pictures=true"]
     assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
-    monkeypatch.setattr(pictures.WeightsAsTheyGrow, "SHARE", float("inf"))
+    monkeypatch.setattr(figures.WeightFigures, "SHARE", float("inf"))
     steps = [image.step for image in events(fit(*flags)).Images("model/weights")]
     assert steps == [3, 6, 9, 9]
 
@@ -60,8 +60,7 @@ def test_none_are_drawn_when_not_wanted(workdir: Path) -> None:
 
 def test_weights_share_one_symmetric_scale() -> None:
     model = LogisticRegression(16, 3)
-    model.image_shape = (1, 4, 4)
-    figure = pictures.weights(model, ("a", "b", "c"))
+    figure = figures.weights(model, ("a", "b", "c"))
     [drawn] = figure.axes[0].images
     largest = float(model.linear.weight.detach().abs().max())
     assert drawn.get_clim() == pytest.approx((-largest, largest))
@@ -73,15 +72,15 @@ def test_the_reliability_diagram_agrees_with_torchmetrics() -> None:
 
     torch.manual_seed(0)
     probabilities, labels = torch.randn(500, 4).softmax(1), torch.randint(4, (500,))
-    confidence, said = probabilities.max(1)
+    confidence, preds = probabilities.max(1)
     expected = multiclass_calibration_error(probabilities, labels, 4, n_bins=15, norm="l1")
-    title = pictures.reliability(confidence, said == labels, "test").get_suptitle()
+    title = figures.reliability(confidence, preds == labels, "test").get_suptitle()
     assert f"calibration error {expected:.4f}" in title
 
 
 def test_the_confusion_matrix_counts_and_names() -> None:
     probabilities = torch.eye(3)[[0, 0, 1, 2, 2, 2]]
-    figure = pictures.confusion_matrix(probabilities, torch.tensor([0, 1, 1, 2, 2, 0]), ("x", "y", "z"), "test")
+    figure = figures.confusion_matrix(probabilities, torch.tensor([0, 1, 1, 2, 2, 0]), ("x", "y", "z"), "test")
     counts = [int(text.get_text()) for text in figure.axes[0].texts]
     assert sorted(counts) == sorted([1, 0, 1, 1, 1, 0, 0, 0, 2])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]

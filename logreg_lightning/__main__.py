@@ -1,0 +1,34 @@
+"""All commands in one: `logreg-lightning fit`, or `python -m logreg_lightning fit`, does what `scripts/fit.py` does."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "fit": "train, or resume a run",
+    "evaluate": "show a trained model's metrics",
+    "predict": "predict the classes of pictures",
+    "export": "write a trained model as an ONNX file",
+}
+
+
+def main() -> None:
+    """Runs the command that the first word names with the words after it."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        sys.argv[1:] = words
+        importlib.import_module(f"logreg_lightning.{name}").main()
+    elif name in ("-h", "--help"):
+        lines = (f"  {command:<10}{does}" for command, does in COMMANDS.items())
+        print("usage: logreg-lightning COMMAND ...\n", *lines, "\nlogreg-lightning COMMAND --help", sep="\n")
+    elif name == "--version":
+        print(f"logreg_lightning {version('logreg-lightning')}")
+    else:
+        print(f"logreg-lightning: error: no command {name}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

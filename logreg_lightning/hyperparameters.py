@@ -1,0 +1,52 @@
+"""What a model's hyperparameters may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from logreg_lightning.errors import InputError
+from logreg_lightning.preprocess import square_shape
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda lr: 0 < lr < math.inf, "a positive number"),
+    "momentum": (lambda momentum: 0 <= momentum < 1, "from 0 to below 1"),
+    "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or a positive number"),
+    "schedule": (lambda schedule: schedule in ("constant", "cosine"), "constant or cosine"),
+}
+
+
+def check(**hyperparameters: Any) -> None:
+    """Makes sure that each of these is in its range.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, value in hyperparameters.items():
+        if name in _RANGES and not _RANGES[name][0](value):
+            raise InputError(f"`{name}` must be {_RANGES[name][1]}, not {value}")
+
+
+def shape_of(in_features: int, image_shape: Sequence[int] | None) -> list[int]:
+    """Channels, height and width as they are given, or of a square image, grey or in three colours.
+
+    Raises:
+        InputError: an image of that shape has another number of values.
+    """
+    shape = list(image_shape or square_shape(in_features))
+    if math.prod(shape) != in_features:
+        raise InputError(f"`image_shape={shape}` has {math.prod(shape)} values, not `in_features={in_features}`")
+    return shape
+
+
+def names_of(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
+    """The classes' names as they are given, or their numbers.
+
+    Raises:
+        InputError: there are more or fewer names than classes.
+    """
+    names = list(class_names or map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise InputError(f"`class_names` has {len(names)} names for `num_classes={num_classes}`")
+    return names

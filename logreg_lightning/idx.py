@@ -1,0 +1,87 @@
+"""IDX, the file format that MNIST came in: memory-mapped, so that any size is there at once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logreg_lightning.errors import InputError
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+"""MNIST's names of a data set's four files."""
+
+REPLACE_IT = "replace it with a complete copy, or delete it to have it downloaded or unpacked again"
+
+_DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
+
+
+def read_idx(path: Path) -> Tensor:
+    """An IDX file as a tensor, uint8 (memory-mapped, so any size starts at once) or int32.
+
+    The format: http://yann.lecun.com/exdb/mnist/, two zero bytes, a type byte, the number of dimensions, each
+    dimension as a big-endian uint32, then the values.
+
+    Raises:
+        InputError: unreadable, not IDX, of another type than unsigned bytes or 32-bit integers, or of another
+            size than its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0":
+                raise InputError(f"{path} is not an IDX file (it starts with {head.hex() or 'nothing'}); {REPLACE_IT}")
+            if head[2] not in _DTYPES:
+                raise InputError(
+                    f"{path} holds values of IDX type 0x{head[2]:02x}, not unsigned bytes (0x08) or "
+                    f"32-bit integers (0x0c); {REPLACE_IT}"
+                )
+            dtype, dimensions = _DTYPES[head[2]], head[3]
+            sizes = file.read(4 * dimensions)
+        if len(sizes) < 4 * dimensions:
+            raise InputError(f"{path} is cut short inside its header; {REPLACE_IT}")
+        shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
+        offset = 4 + 4 * dimensions
+        expected = offset + math.prod(shape) * dtype.itemsize
+        if size != expected:
+            raise InputError(f"{path} has {size} bytes where its header promises {expected}; {REPLACE_IT}")
+        if 0 in shape or not shape:
+            raise InputError(f"{path} holds no values; {REPLACE_IT}")
+        values = np.memmap(path, dtype, "r", offset, shape)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {REPLACE_IT}") from None
+    return map_read_only(values) if dtype == np.uint8 else torch.from_numpy(values.astype(np.int32))
+
+
+def map_read_only(values: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor of the same memory, which may be a file's; nothing may write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)
+
+
+def read_pair(images: Path, labels: Path, num_classes: int | None) -> tuple[Tensor, Tensor]:
+    """Images, uint8 (N, 1, H, W), and labels, int64 (N,), below the number of classes where that is known.
+
+    Raises:
+        InputError: a file is damaged, or the two do not belong together.
+    """
+    pixels, targets = read_idx(images), read_idx(labels)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3:
+        raise InputError(f"{images} does not hold images (N, height, width) of unsigned bytes; {REPLACE_IT}")
+    if targets.ndim == 2:  # QMNIST: the class, then seven columns about the writer
+        targets = targets[:, 0]
+    if targets.ndim != 1 or len(targets) != len(pixels):
+        raise InputError(f"{images} holds {len(pixels)} images but {labels} {len(targets)} labels; {REPLACE_IT}")
+    targets = targets.long()
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        known = f"one of 0 to {num_classes - 1}" if num_classes is not None else "0 or more"
+        raise InputError(f"{labels} holds the label {low if low < 0 else high}, not {known}; {REPLACE_IT}")
+    return pixels.unsqueeze(1), targets

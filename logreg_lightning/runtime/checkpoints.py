@@ -1,0 +1,189 @@
+"""When a run is saved, how, and what is trusted when it is read again."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from pathlib import Path
+from typing import IO, Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.curves import event_files
+from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.plan import Plan
+
+FORMAT = 2
+"""Of the checkpoints written here; raised whenever an older version could no longer read them correctly.
+
+Format 1 called the model's `in_features` and `num_classes` `inputs` and `classes`, and kept its class names and image
+shape with the data. It is read.
+"""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written whole or not at all, and read with their checksums compared."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(target, content.getvalue())
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        return read(Path(path))
+
+
+class Saver(L.Callback):
+    """Keeps `last.ckpt`, at most 50 optimiser steps old, and `best.ckpt`, by `val/accuracy`, and counts the seconds.
+
+    Lightning resumes exactly from a save at a validation's end, from one after a batch that is followed neither by a
+    validation nor by the epoch's end, and from one at an epoch's end in a run without `max_steps`; with it, Lightning
+    would count that epoch twice. Nothing is saved anywhere else, so with both `max_steps` and `val_check_interval`
+    `last.ckpt` may once an epoch be 100 steps old. (Lightning takes an epoch that `max_steps` cut short for a whole one
+    at the end of training.)
+
+    Attributes:
+        folder: The run's.
+        saved_at: Optimiser steps at the last save, -1 before the first.
+        validated: The last validation's metrics by their logged names.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path()
+        self.best = float("-inf")
+        self.seconds = 0.0
+        self.saved_at = -1
+        self.validated: dict[str, float] = {}
+        self._since = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1:
+            return
+        fingerprint = cast(Any, trainer).datamodule.fingerprint()
+        folder, expected = trainer.strategy.broadcast((self.folder, fingerprint))
+        if fingerprint != expected:
+            raise InputError(
+                f"process {trainer.global_rank} has other data than process 0: {fingerprint}, not {expected}; set "
+                "`dataset`, and put its files under `root` on every machine"
+            )
+        self.folder = folder
+
+    def state_dict(self) -> dict[str, Any]:
+        events = {file.name: file.stat().st_size for file in event_files(self.folder)}
+        return {"best": self.best, "seconds": self.fit_seconds, "validated": self.validated, "events": events}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
+        self.validated = state_dict["validated"]
+
+    @property
+    def fit_seconds(self) -> float:
+        """Wall time from the first batch asked for to the last step done or to now, over all parts of the run."""
+        return self.seconds + (time.perf_counter() - self._since if self._since else 0.0)
+
+    def _save(self, trainer: L.Trainer, name: str) -> None:
+        # The curves on disk must hold every point up to the save, or a kill leaves a gap.
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()
+        trainer.save_checkpoint(self.folder / "checkpoints" / name)
+        self.saved_at = trainer.global_step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.plan = Plan.in_training(trainer)
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if self.plan.is_point(step) and not self.plan.is_validation(step) and not self.plan.is_epoch_end(step):
+            self._save(trainer, "last.ckpt")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        step = trainer.global_step
+        if self.plan.is_epoch_end(step) and not self.plan.is_validation(step) and self.plan.max_steps == -1:
+            self._save(trainer, "last.ckpt")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self.validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if self.validated["val/accuracy"] > self.best:
+            self.best = self.validated["val/accuracy"]
+            self._save(trainer, "best.ckpt")
+        self._save(trainer, "last.ckpt")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds, self._since = self.fit_seconds, 0.0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, in today's format; no code in the file is run.
+
+    Raises:
+        InputError: it is not a complete checkpoint of this project.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load itself does not compare checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged")
+        checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
+        number = checkpoint["format"]
+    except Exception as error:  # zipfile and torch.load raise whatever the bytes make them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} is not a complete checkpoint of this project ({reason[:120]}); use another file or run"
+        ) from None
+    if number not in (1, FORMAT):
+        raise InputError(
+            f"{path} is a checkpoint of format {number}, and this version of logreg_lightning reads formats 1 to "
+            f"{FORMAT}; use the version that wrote it, which its run's results.json names, or start a new run"
+        )
+    return _from_format_1(checkpoint) if number == 1 else checkpoint
+
+
+def as_file(path: str | Path | IO[bytes]) -> IO[bytes]:
+    """A checkpoint in today's format as a file, for what reads one itself; what is no path is taken as it is."""
+    if not isinstance(path, str | Path):
+        return path
+    content = io.BytesIO()
+    torch.save(read(Path(path)), content)
+    content.seek(0)
+    return content
+
+
+def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    hyperparameters, data = dict(checkpoint["hyper_parameters"]), checkpoint["ImageDataModule"]
+    in_features, num_classes = hyperparameters.pop("inputs"), hyperparameters.pop("classes")
+    shape, names = list(data["image_shape"]), list(data["classes"])
+    return {
+        **checkpoint,
+        "format": FORMAT,
+        "hyper_parameters": {
+            "in_features": in_features,
+            "num_classes": num_classes,
+            **hyperparameters,
+            "image_shape": shape,
+            "class_names": names,
+        },
+    }
+
+
+def check_fingerprint(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Makes sure that a checkpoint's run was trained on this data.
+
+    Raises:
+        InputError: it was not; the sentence says what differs.
+    """
+    for name, value in now.items():
+        if then[name] != value:
+            raise InputError(
+                f"{path} cannot be resumed with this data: its {name} is {value} and was {then[name]}; put the files "
+                "that it was trained on under `root`, or start a new run"
+            )

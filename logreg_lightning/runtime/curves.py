@@ -1,0 +1,115 @@
+"""The training curve, the end of a training that diverges, and curves cut back to what a checkpoint knows of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.nn import functional as F
+
+from logreg_lightning.errors import RunError
+from logreg_lightning.runtime.loader import Steps
+from logreg_lightning.runtime.plan import Plan
+
+DIVERGED = 1e6
+"""Nats: a mean loss from here on, or NaN, ends the training. A large learning rate alone never makes the loss infinite,
+since the gradient of cross-entropy is bounded; this loss stands for a probability of exp(-1,000,000)."""
+
+
+class StepLogger(TensorBoardLogger):
+    """TensorBoard with optimiser steps on the x axis; Lightning would add a curve of the epoch to every point."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
+class TrainingCurve(L.Callback):
+    """Logs `train/loss`, `train/accuracy` and `train/lr` at every 50th optimiser step of an epoch and at its end.
+
+    A point is the mean over the images since the last one, each with the weights of its own step. `training_step` must
+    return the logits and the learning rate. The x axis of all curves is made to count optimiser steps: Lightning's own
+    counts calls of `training_step`.
+
+    Raises:
+        RunError: the training diverged.
+    """
+
+    def __init__(self) -> None:
+        # Since the last point: of each image its loss and whether it was classified correctly, and the mini-batches'
+        # sizes. A run is saved only where a point was just logged, so no checkpoint needs them.
+        self.images: list[tuple[Tensor, Tensor]] = []
+        self.sizes: list[int] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.images, self.sizes = [], []
+        self.plan = Plan.in_training(trainer)
+        if self.plan.val_interval is not None:
+            trainer.val_check_batch = self.plan.val_interval // self.plan.steps_per_call  # Lightning counts calls
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps, logits = Steps.of(batch, trainer.world_size), outputs["logits"]
+        losses = F.cross_entropy(logits, steps.labels, reduction="none").double()
+        self.images.append((losses, logits.argmax(1) == steps.labels))
+        self.sizes += steps.global_sizes
+        _count_steps_on_the_x_axis(trainer)
+        if self.plan.is_point(trainer.global_step):
+            self._log_point(trainer, pl_module, outputs["lr"])
+
+    def _log_point(self, trainer: L.Trainer, pl_module: L.LightningModule, lr: float) -> None:
+        losses, hits = (torch.cat(parts) for parts in zip(*self.images, strict=True))
+        sums = torch.stack([losses.sum(), hits.sum()])
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        loss, accuracy = (sums / sum(self.sizes)).tolist()
+        if not loss < DIVERGED:
+            where = _where_it_diverged(losses, self.sizes, trainer)
+            settings = "`lr` is {lr:g}, `momentum` {momentum:g}, `weight_decay` {weight_decay:g}".format(
+                **pl_module.hparams
+            )
+            raise RunError(f"training diverged: {where}; try a smaller `lr` ({settings})")
+        self.images, self.sizes = [], []
+        pl_module.log("train/loss", loss, prog_bar=True, logger=False)
+        for logger in trainer.loggers:  # not self.log: Trainer(log_every_n_steps=...) would leave points out
+            logger.log_metrics({"train/loss": loss, "train/accuracy": accuracy, "train/lr": lr}, trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _count_steps_on_the_x_axis(trainer)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _count_steps_on_the_x_axis(trainer)
+
+
+def _count_steps_on_the_x_axis(trainer: L.Trainer) -> None:
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def _where_it_diverged(losses: Tensor, sizes: Sequence[int], trainer: L.Trainer) -> str:
+    """The first of these optimiser steps whose loss is out of bounds, of this rank's losses (N,)."""
+    first = trainer.global_step - len(sizes) + 1
+    rank, ranks = trainer.global_rank, trainer.world_size
+    steps = torch.split(losses, [len(range(rank, size, ranks)) for size in sizes])
+    diverged = [(float(step.mean()), number) for number, step in enumerate(steps, first) if not step.mean() < DIVERGED]
+    loss, number = diverged[0] if diverged else (float(losses.max()), trainer.global_step)
+    return f"the loss is {loss:.3g} at step {number}"
+
+
+def event_files(folder: Path) -> list[Path]:
+    """A run's TensorBoard files."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def truncate_event_files(folder: Path, sizes: dict[str, int]) -> None:
+    """Cuts a run's TensorBoard files back to these sizes in bytes, by name; removes those that have none."""
+    for file in event_files(folder):
+        if file.name not in sizes:
+            file.unlink()
+        elif file.stat().st_size > sizes[file.name]:
+            with file.open("r+b") as events:
+                events.truncate(sizes[file.name])

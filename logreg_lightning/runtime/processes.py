@@ -1,0 +1,118 @@
+"""The processes of one run: which one this is, how it was started, and that they all end together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.utilities import rank_zero_only
+
+_launcher: Any = subprocess_script  # of its two functions that are replaced, none is public
+_PARENT = "LOGREG_LIGHTNING_PARENT"
+_command: Sequence[str] | None = None  # the words that started this process, without its flags
+_flags: Sequence[str] = ()
+
+
+def rank() -> int:
+    """This process's number among those of a run, known before they have met."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints once, whatever the number of processes."""
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def started_by(command: Sequence[str], flags: Sequence[str]) -> Iterator[None]:
+    """Notes the words and the flags that started this process, as long as that command runs."""
+    global _command, _flags
+    _command, _flags = command, flags
+    try:
+        yield
+    finally:
+        _command, _flags = None, ()
+
+
+def command_line() -> list[str] | None:
+    """The command of this project that started this process; None where somebody's Python code did."""
+    return None if _command is None else [*_command, *_flags]
+
+
+def resume_with(run: Path, **changes: object) -> str:
+    """What resumes a run, as a person would type it: a command, or from Python a call."""
+    if _command is None:
+        arguments = ["data", f"resume={str(run)!r}", *(f"{name}={value!r}" for name, value in changes.items())]
+        return f"fit({', '.join(arguments)})"
+    words = [_as_typed(_command[0]), *_command[1:], "--resume", str(run)]
+    return shlex.join([*words, *(word for name, value in changes.items() for word in (f"--{name}", str(value)))])
+
+
+def this_python() -> str:
+    """This interpreter as a person in this folder would type it."""
+    return _as_typed(sys.executable)
+
+
+def _as_typed(executable: str) -> str:
+    """Its name where the shell finds it by that, a relative path where it lies below the current folder."""
+    path = Path(executable)
+    if shutil.which(path.name) == executable:
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else executable
+
+
+@contextlib.contextmanager
+def starting_others(resume: Path, sentence: str) -> Iterator[None]:
+    """Makes the processes that Lightning starts resume what this one has chosen, and this one end when they do.
+
+    Code of somebody else's that called `fit` is started again as Lightning does it, and calls `fit` again.
+    """
+    before = _launcher._basic_subprocess_cmd, _launcher._launch_process_observer
+    os.environ[_PARENT] = str(os.getpid())
+    if _command is not None:
+        is_python = _command[0] == sys.executable
+        start = [_command[0]] if is_python else [sys.executable, "-m", __name__.partition(".")[0]]
+        command = [*start, *_command[1:], "--resume", str(resume)]
+        _launcher._basic_subprocess_cmd = lambda: command
+
+    def watch(child_processes: list[subprocess.Popen[bytes]]) -> None:
+        # Lightning's own watch would kill this process without a word.
+        _end_when(lambda: any(child.poll() for child in child_processes), sentence, child_processes)
+
+    _launcher._launch_process_observer = watch
+    try:
+        yield
+    finally:
+        _launcher._basic_subprocess_cmd, _launcher._launch_process_observer = before
+        del os.environ[_PARENT]
+
+
+def end_with_parent(sentence: str) -> None:
+    """Ends this process with that sentence once the one that started it is gone, which may be before they have met."""
+    if rank() != 0 and _PARENT in os.environ:
+        parent = int(os.environ[_PARENT])
+        _end_when(lambda: os.getppid() != parent, sentence, [])
+
+
+def _end_when(ended: Callable[[], bool], sentence: str, children: list[subprocess.Popen[bytes]]) -> None:
+    def watch() -> None:
+        while not ended():
+            time.sleep(0.5)
+        time.sleep(2)  # where processes talk to each other, the main thread notices, and says it, by itself
+        print(sentence, file=sys.stderr, flush=True)
+        for child in children:
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,83 @@
+"""What a person sees during training: a bar in optimiser steps on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, cast
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.utilities import rank_zero_only
+
+from logreg_lightning.runtime.loader import TrainLoader
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's own remarks from between the lines; its errors are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class StepBar(TQDMProgressBar):
+    """Lightning's bar, counting optimiser steps instead of calls of `training_step`."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        bar = super().init_train_tqdm()
+        bar.unit = "step"
+        return bar
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.total = cast(TrainLoader, trainer.train_dataloader).plan.steps_per_epoch
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        bar = self.train_progress_bar
+        bar.update(cast(TrainLoader, trainer.train_dataloader).steps_done - bar.n)
+        bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class Lines(L.Callback):
+    """A line at each validation, as the tutorial prints it where validations come every `interval` optimiser steps."""
+
+    def __init__(self, interval: int | None) -> None:
+        self.interval = interval
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self.interval is None:
+            print(
+                f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
+                f"train/loss {metrics['train/loss']:.4f}, val/loss {metrics['val/loss']:.4f}, "
+                f"val/accuracy {metrics['val/accuracy']:.4f}",
+                flush=True,
+            )
+        else:
+            loss = f"Loss: {metrics['train/loss']:.1f}. " if "train/loss" in metrics else ""  # none before step 50
+            print(f"Iteration: {trainer.global_step}. {loss}Accuracy: {100 * metrics['val/accuracy']:.1f}.", flush=True)
+
+
+def progress(interval: int | None) -> L.Callback:
+    """What shows progress here, with a validation every `interval` optimiser steps, or each epoch if that is None."""
+    return StepBar(leave=True) if interval is None and sys.stderr.isatty() else Lines(interval)

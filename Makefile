@@ -1,17 +1,18 @@
 # Two commands do everything: make fit, make test. ARGS="..." passes flags on: make fit ARGS="--accelerator gpu".
 PYTHON ?= python3
 ARGS ?=
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: help setup fit check test soak bench format tensorboard
+.PHONY: help setup fit check test soak bench gpu format tensorboard
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/installed  ## make .venv with the pinned requirements and the package
+setup: $(VENV)/installed  ## make .venv with the pinned requirements and the package
 
-.venv/installed: requirements.txt pyproject.toml
+$(VENV)/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -35,6 +36,12 @@ soak: setup  ## stop N real runs at random moments, resume them, count differenc
 
 bench: setup  ## measure speed against the tutorial's loop, stock Lightning, a bare loop and scikit-learn
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+gpu: $(if $(filter $(VENV)/bin,$(BIN)),setup)  ## on a machine with a GPU: all tests, those for a GPU, docs/gpu.md; make gpu BIN=/usr/bin
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: torch finds no CUDA device")'
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n 0 tests/test_gpu.py
+	$(BIN)/python scripts/benchmark.py --only gpu --repeats 3 --write docs/gpu.md $(ARGS)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

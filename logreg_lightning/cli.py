@@ -5,20 +5,30 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.metadata
+import io
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.runtime.processes import rank, started_by
+from logreg_lightning.runtime.processes import quoted, rank, started_by
 from logreg_lightning.runtime.progress import quiet
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's, which reads settings as UTF-8 whatever the locale."""
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        content = Path(path).read_text(encoding="utf-8")
+        settings: Namespace = self.parse_string(content, os.fspath(path), *args, **kwargs)
+        return settings
 
 
 def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:
@@ -27,7 +37,7 @@ def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:
     words = started_with(name)
     script = len(words) == 2 and words[1].endswith(".py")
     typed = f"python scripts/{name}.py" if script else f"logreg-lightning {name}"
-    return ArgumentParser(
+    return Parser(
         prog=f"{name}.py" if script else typed,
         exit_on_error=False,
         allow_abbrev=False,
@@ -50,6 +60,9 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
     """Runs the command of that name; what goes wrong and is no bug ends it with one sentence and its exit status."""
     if argv is None:
         argv = sys.argv[1:]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a run
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop, which saves first, Ctrl-C just ends
         # TensorBoard's thread hands its error, say a full disk, to the training, which says it; once is enough.
         threading.excepthook = _quiet_about_files
@@ -89,10 +102,9 @@ def _with_flags(parser: ArgumentParser, message: str) -> str:
         name, value = found[1], found[2]
         if name not in by_parameter:
             return found[0]
-        quoted = value is not None and value[:1] in ("'", '"')
-        return by_parameter[name] + (
-            "" if value is None else f" {shlex.quote(ast.literal_eval(value)) if quoted else value}"
-        )
+        if value is not None and value[:1] in ("'", '"'):
+            value = quoted([ast.literal_eval(value)])
+        return by_parameter[name] + (f" {value}" if value is not None else "")
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
 

@@ -71,7 +71,7 @@ class ImageDataModule(L.LightningDataModule):
         self.batch_size, self.val_size, self.val_seed = batch_size, val_size, val_seed
         self.steps_per_execution, self.image_size, self.color = steps_per_execution, image_size, color
         self._loaded: Dataset | None = None
-        self._train_images: Images | None = None  # where they are during training
+        self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
         self._seed: int | None = None  # of the training images' order
 
     # Step 1: load the data set.
@@ -149,18 +149,18 @@ class ImageDataModule(L.LightningDataModule):
         return Plan.of(self.trainer, self.steps_per_epoch, self.steps_per_execution)
 
     def train_dataloader(self) -> TrainLoader:
-        self._train_images = self._resident(self.data.train)
+        images = self._resident(self.data.train)
         if self._seed is None:
             seed = torch.initial_seed()
             self._seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
         return TrainLoader(
-            self._train_images, self.train_indices, self.batch_size, self.plan, self._seed, *self._rank_and_world_size()
+            images, self.train_indices, self.batch_size, self.plan, self._seed, *self._rank_and_world_size()
         )
 
     def val_dataloader(self) -> EvalLoader:
         if not len(self.val_indices):
             return self.test_dataloader()
-        return EvalLoader(self._train_images or self.data.train, self.val_indices, *self._rank_and_world_size())
+        return EvalLoader(self._resident(self.data.train), self.val_indices, *self._rank_and_world_size())
 
     def test_dataloader(self) -> EvalLoader:
         return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._rank_and_world_size())
@@ -169,11 +169,25 @@ class ImageDataModule(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _resident(self, images: Images) -> Images:
-        """The images on the GPU that trains, if there is one and they fit into four fifths of its free memory."""
+        """The images on the GPU that trains, if there is one and they fit into four fifths of its free memory.
+
+        They are copied once: training, validation and, where it is the same tensor, the test share them.
+        """
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        if device.type != "cuda" or images.pixels.nbytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda":
             return images
-        return Images(images.pixels.to(device), images.labels.to(device))
+        for there, copied in self._on_gpu:
+            if there is images and copied.pixels.device == device:
+                return copied
+        if images.pixels.nbytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
+            return images
+        copied = Images(images.pixels.to(device), images.labels.to(device))
+        self._on_gpu.append((images, copied))
+        return copied
+
+    def teardown(self, stage: str) -> None:
+        """Lets go of what is on a GPU after training or testing."""
+        self._on_gpu = []
 
     # What a checkpoint holds of the data.
 

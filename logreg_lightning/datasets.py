@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logreg_lightning import idx
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.files import locked
+from logreg_lightning.runtime.files import locked, replace
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
@@ -177,7 +177,7 @@ def _unpack(file: Path, place: Path) -> None:
     try:
         with gzip.open(file) as packed, partial.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 2**20)
-        partial.replace(place)
+        replace(partial, place)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{file} is not a complete gzip file ({error}); replace it with a complete copy") from None
     finally:
@@ -187,7 +187,7 @@ def _unpack(file: Path, place: Path) -> None:
 def _fetch(kind: Any, name: str, raw: Path) -> None:
     for left_by_a_kill in raw.glob(".download-*"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=".download-", dir=raw))
+    staging = raw / Path(tempfile.mkdtemp(prefix=".download-", dir=raw)).name  # relative if raw is
     timeout = socket.getdefaulttimeout()
     try:
         staged = staging / kind.__name__ / "raw"
@@ -211,7 +211,7 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
                 f"{raw}{found}, or use `dataset='digits'`, which needs no network"
             ) from None
         for file in staged.iterdir():
-            file.replace(raw / file.name)
+            replace(file, raw / file.name)
     finally:
         socket.setdefaulttimeout(timeout)
         shutil.rmtree(staging, ignore_errors=True)

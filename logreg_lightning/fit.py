@@ -17,6 +17,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -34,6 +35,7 @@ from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
 from logreg_lightning.runtime.runs import Run
 from logreg_lightning.runtime.signals import StopOnSignal
+from logreg_lightning.runtime.threads import threads_for, use_threads
 
 
 def fit(
@@ -44,6 +46,7 @@ def fit(
     num_nodes: int = 1,
     strategy: Literal["auto", "ddp"] = "auto",
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
+    threads: int | None = None,
     max_epochs: int = 10,
     max_steps: int = -1,
     val_check_interval: int | None = None,
@@ -58,11 +61,13 @@ def fit(
 
     Args:
         data: The images.
-        accelerator: What to compute on; auto takes a GPU if there is one.
+        accelerator: What to compute on; auto takes a CUDA GPU if there is one, else the CPU.
         devices: How many devices a node, or which ones ("0,1"), or auto for all there are (one process on a CPU).
         num_nodes: How many machines train together.
         strategy: How processes work together, by Lightning's names; auto is ddp where there are several.
         precision: Lightning's names for the numbers to compute with.
+        threads: CPU threads to compute with. Chosen by the size of an optimiser step when not given, unless the
+            environment sets OMP_NUM_THREADS. Another number changes results by rounding.
         max_epochs: Passes over the training images.
         max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
@@ -107,6 +112,10 @@ def fit(
             if _is_finished(folder, data, config, state):
                 return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
         say(data.describe())
+        config["threads"] = threads or _threads(folder, data, trainer)
+        if config["threads"] is not None:
+            stack.enter_context(use_threads(config["threads"]))
+        say(_computes_on(trainer, config["threads"]))
 
         # 3. The model, with the same first weights whatever was drawn before.
         stack.enter_context(_seeded(seed))
@@ -164,7 +173,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _check(given: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
     check(**hyperparameters)
-    for name in ("max_epochs", "num_nodes", "val_check_interval"):
+    for name in ("max_epochs", "num_nodes", "val_check_interval", "threads"):
         if given[name] is not None and given[name] < 1:
             raise InputError(f"`{name}` must be at least 1, not {given[name]}")
     if not 0 <= given["seed"] < 2**32:
@@ -203,9 +212,14 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     # Lightning's own requeueing on SLURM saves where nothing here looks for it.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     interval = given["val_check_interval"]
+    settings = {name: given[name] for name in names}
+    if MPSAccelerator.is_available() and settings["accelerator"] == "auto":
+        # For so small a model an Apple GPU would mostly wait: each of a step's ten operators takes longer to start than
+        # to compute. The CPU also has float64, and the same results on every machine.
+        settings["accelerator"] = "cpu"
     try:
         trainer = L.Trainer(
-            **{name: given[name] for name in names},
+            **settings,
             **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
             callbacks=callbacks,
             plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
@@ -224,11 +238,29 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         raise InputError(
             f"{wanted} is not available on this machine: {error} Use `accelerator='cpu'` or auto"
         ) from None
+    if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
+        raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
             f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
         )
     return trainer
+
+
+def _threads(folder: Path | None, data: ImageDataModule, trainer: L.Trainer) -> int | None:
+    """Those that the run began with, or as many as a step is worth; None where that is left to Lightning and torch."""
+    if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
+        return None
+    before: int | None = runs.read_config(folder).get("threads") if folder is not None else None
+    work = data.batch_size * math.prod(data.data.image_shape) * len(data.data.classes)
+    return before or threads_for(work)
+
+
+def _computes_on(trainer: L.Trainer, threads: int | None) -> str:
+    device = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(trainer.strategy.root_device.type, "a GPU")
+    number = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
+    many = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    return f"Computing on {device}{number}{many}"
 
 
 def _is_finished(folder: Path, data: ImageDataModule, config: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -390,6 +422,7 @@ def _settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Pat
     except (ArgumentError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
+    settings.threads = None  # `fit` takes the run's where the run goes on in one process
     for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
         settings[key] = value
     return settings

@@ -20,7 +20,7 @@ from logreg_lightning import preprocess
 from logreg_lightning.datasets import Dataset, Images, cache_name
 from logreg_lightning.errors import InputError
 from logreg_lightning.idx import map_read_only
-from logreg_lightning.runtime.files import atomic_write, locked
+from logreg_lightning.runtime.files import atomic_write, locked, replace
 
 TEST_SHARE = 0.2
 """Of each class's pictures, what is held out for testing where there is no test folder."""
@@ -113,12 +113,15 @@ def prepare(folder: Path, root: Path, image_size: int, color: bool) -> None:
                 for left_by_a_kill in cache.parent.glob(f".{cache.name}-*"):
                     shutil.rmtree(left_by_a_kill, ignore_errors=True)
                 staging = Path(tempfile.mkdtemp(prefix=f".{cache.name}-", dir=cache.parent))
+                old = cache.with_name(f".{cache.name}-old")
                 try:
                     _decode(folder, found, staging, key, image_size, color)
-                    shutil.rmtree(cache, ignore_errors=True)
-                    staging.replace(cache)
+                    if cache.exists():
+                        replace(cache, old)  # Windows refuses as long as another process maps it
+                    replace(staging, cache)
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
+                    shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"{error.filename or cache} cannot be written ({error.strerror}); set another folder as `root`"

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+
+class Metrics(MetricCollection):
+    """Metrics that stay on the CPU when the model goes to a device without float64, an Apple GPU."""
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        return self if _has_no_float64(fn(torch.empty(0))) else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
+        super().update(*((part.cpu() if _has_no_float64(part) else part) for part in (logits, labels)))
+
+
+def _has_no_float64(tensor: Tensor) -> bool:
+    return tensor.device.type == "mps"
 
 
 class CrossEntropy(Metric):
@@ -32,7 +48,7 @@ class CrossEntropy(Metric):
 def val_metrics(num_classes: int) -> MetricCollection:
     """Loss and accuracy, prefixed `val/`."""
     accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-    return MetricCollection({"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/", compute_groups=False)
+    return Metrics({"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/", compute_groups=False)
 
 
 def test_metrics(num_classes: int) -> MetricCollection:

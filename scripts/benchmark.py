@@ -3,12 +3,16 @@
 python scripts/benchmark.py
 python scripts/benchmark.py --only recipe --repeats 9 --json
 python scripts/benchmark.py --write docs/performance.md
+python scripts/benchmark.py --only gpu --write docs/gpu.md
 
 Every figure is of a fresh process; those that are compared take turns. MNIST must be in --root, as fit.py puts it.
+Everything is measured on the CPU, `gpu` alone on a CUDA device.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import platform
@@ -17,13 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from logreg_lightning import LogisticRegression
+    from logreg_lightning.runtime.loader import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FIT = [sys.executable, str(ROOT / "scripts" / "fit.py")]
 ARTICLE = ["--config", str(ROOT / "configs" / "article.yaml")]
+CPU = "--accelerator=cpu"
+NO_GPU = "torch finds no CUDA device here, so there is nothing to measure."
 
 Figures = dict[str, float]
 
@@ -61,7 +71,7 @@ def plain(root: str, steps: int) -> Figures:
     return {"fit": time.perf_counter() - begun}
 
 
-def stock(root: str, steps: int) -> Figures:
+def stock(root: str, steps: int, accelerator: str = "cpu") -> Figures:
     """Lightning as its documentation writes it: the same loader, a step a call, default logger and checkpoints."""
     import lightning as L
     import torch
@@ -97,27 +107,32 @@ def stock(root: str, steps: int) -> Figures:
     test = datasets.MNIST(root, train=False, transform=transforms.ToTensor())
     clock = Clock()
     trainer = L.Trainer(
-        max_steps=steps, val_check_interval=min(500, steps), check_val_every_n_epoch=None, callbacks=[clock]
+        accelerator=accelerator,
+        devices=1,
+        max_steps=steps,
+        val_check_interval=min(500, steps),
+        check_val_every_n_epoch=None,
+        callbacks=[clock],
     )
     trainer.fit(Model(), DataLoader(train, batch_size=100, shuffle=True), DataLoader(test, batch_size=100))
     return {"fit": clock.seconds}
 
 
-def bare(root: str, steps: int) -> Figures:
-    """Nothing but forward, backward and step, over float tensors in memory."""
+def bare(root: str, steps: int, device: str = "cpu") -> Figures:
+    """Nothing but forward, backward and step, over float tensors in the device's memory."""
     import torch
     from torch import nn
     from torchvision.datasets import MNIST
 
     train, test = MNIST(root, train=True), MNIST(root, train=False)
-    x, y = train.data.view(-1, 784).float() / 255, train.targets
-    test_x, test_y = test.data.view(-1, 784).float() / 255, test.targets
-    model = nn.Linear(784, 10)
+    x, y = train.data.to(device).view(-1, 784).float() / 255, train.targets.to(device)
+    test_x, test_y = test.data.to(device).view(-1, 784).float() / 255, test.targets.to(device)
+    model = nn.Linear(784, 10, device=device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     step, begun = 0, time.perf_counter()
     while step < steps:
-        for batch in torch.split(torch.randperm(len(x)), 100):
+        for batch in torch.split(torch.randperm(len(x), device=device), 100):
             optimizer.zero_grad()
             criterion(model(x[batch]), y[batch]).backward()
             optimizer.step()
@@ -127,14 +142,18 @@ def bare(root: str, steps: int) -> Figures:
                     print((model(test_x).argmax(1) == test_y).float().mean().item())
             if step == steps:
                 break
+    if device == "cuda":
+        torch.cuda.synchronize()
     return {"fit": time.perf_counter() - begun}
 
 
-def fit(*flags: str) -> Figures:
+def fit(*flags: str, env: dict[str, str] | None = None) -> Figures:
     """This project's command with these flags, everything on."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*FIT, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        results = json.loads((Path(folder) / "lightning_logs" / "version_0" / "results.json").read_text())
+        subprocess.run([*FIT, *flags], cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
+        results = json.loads(
+            (Path(folder) / "lightning_logs" / "version_0" / "results.json").read_text(encoding="utf-8")
+        )
     return {"fit": results["fit_seconds"], "accuracy": results["test/accuracy"], "steps": results["steps"]}
 
 
@@ -168,7 +187,7 @@ def evaluation(folder: str) -> Figures:
     data.setup()
     model = LogisticRegression(data.data.train.pixels[0].numel(), len(data.data.classes))
     images = data.data.train
-    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(**QUIET, enable_progress_bar=False, enable_model_summary=False)
     begun = time.perf_counter()
     trainer.validate(model, EvalLoader(images, None), verbose=False)
     validated = time.perf_counter() - begun
@@ -177,6 +196,126 @@ def evaluation(folder: str) -> Figures:
         for batch, _ in EvalLoader(images, None):
             model(batch).softmax(1)
     return {"evaluated": len(images) / validated, "predicted": len(images) / (time.perf_counter() - begun)}
+
+
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+
+
+def stepper(batch: int, features: int, device: str = "cpu") -> tuple[LogisticRegression, Steps]:
+    """A model of 10 classes, ready to train, and a call's mini-batches of random images, at most 50 of them."""
+    import lightning as L
+    import torch
+
+    from logreg_lightning import LogisticRegression
+    from logreg_lightning.runtime.loader import Steps
+
+    count = max(1, min(50, 5000 // batch))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (count * batch, 1, 1, features), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (count * batch,))
+    model = LogisticRegression(features, 10, image_shape=(1, 1, features)).to(device)
+    model.trainer = L.Trainer(**QUIET)  # not in a trainer's hands: it only says that there is one process
+    model.configure_optimizers()
+    return model, Steps(images.to(device), labels.to(device), [batch] * count, [batch] * count)
+
+
+def seconds_a_step(run: Callable[[], Any], steps: int, calls: int, wait: Callable[[], None] = lambda: None) -> float:
+    """Seconds that an optimiser step takes in calls of so many steps, after three calls that do not count."""
+    import torch
+
+    with torch.no_grad():  # as in `training_step`
+        for _ in range(3):
+            run()
+        wait()
+        begun = time.perf_counter()
+        for _ in range(calls):
+            run()
+        wait()
+    return (time.perf_counter() - begun) / (calls * steps)
+
+
+BATCHES, FEATURES = (100, 1_000, 10_000), (784, 3_072)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def thread_counts() -> list[int]:
+    """1, 2, 4 and so on, and as many threads as there are cores."""
+    return sorted({*(2**power for power in range(cores().bit_length()) if 2**power < cores()), cores()})
+
+
+def step_with(number: int, batch: int, features: int) -> str:
+    return f"{features} features, batch {batch}, threads {number}"
+
+
+def steps_by_threads(images: int) -> Figures:
+    """Milliseconds an optimiser step for each number of threads, which take turns; each sees so many images."""
+    from logreg_lightning.runtime.threads import use_threads  # before anything else loads torch
+
+    found = {}
+    for features in FEATURES:
+        for batch in BATCHES:
+            model, steps = stepper(batch, features)
+            run = functools.partial(model.optimizer_steps, steps, [0.01] * len(steps.sizes))
+            for number in thread_counts():
+                with use_threads(number):
+                    seconds = seconds_a_step(run, len(steps.sizes), max(1, images // len(steps.labels)))
+                found[step_with(number, batch, features)] = seconds * 1000
+    return found
+
+
+def gpu_limits(megabytes: int, replays: int, calls: int) -> Figures:
+    """What a GPU's memory and its launches allow, and the microseconds of this project's optimiser steps there."""
+    return {"bandwidth": bandwidth(megabytes), "replay": replay(replays), **gpu_steps(calls)}
+
+
+def bandwidth(megabytes: int) -> float:
+    """Gigabytes a second that a GPU's memory reads and writes while it copies a tensor of this size."""
+    import torch
+
+    source = torch.ones(megabytes * 2**20, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = seconds_a_step(lambda: target.copy_(source), 1, 20, torch.cuda.synchronize)
+    return 2 * source.nbytes / seconds / 1e9
+
+
+def replay(replays: int) -> float:
+    """Microseconds that a CUDA graph of 50 kernels takes which do next to nothing: the limit that launching sets."""
+    import torch
+
+    tensor = torch.zeros(1, device="cuda")
+    tensor.add_(1)  # loads the kernel, which a recording must not
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(50):
+            tensor.add_(1)
+    return seconds_a_step(graph.replay, 1, replays, torch.cuda.synchronize) * 1e6
+
+
+def gpu_steps(calls: int) -> Figures:
+    """Microseconds an optimiser step of this project on a GPU, in calls of at most 50: as a graph, and one by one."""
+    import torch
+
+    from logreg_lightning.runtime.steps import optimizer_steps
+
+    found = {}
+    for batch in (100, 1_000):
+        model, steps = stepper(batch, 784, "cuda")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        rates = [0.01] * len(steps.sizes)
+        kinds: dict[str, Callable[[], Any]] = {
+            "graph": functools.partial(model.optimizer_steps, steps, rates),
+            "single": functools.partial(optimizer_steps, model, optimizer, steps, rates),
+        }
+        for kind, run in kinds.items():
+            found[f"{kind} {batch}"] = seconds_a_step(run, len(rates), calls, torch.cuda.synchronize) * 1e6
+    return found
 
 
 # How they are run, and the tables.
@@ -207,6 +346,24 @@ def seconds_of(*command: str) -> Figures:
         return {"whole": time.perf_counter() - begun}
 
 
+def environment(threads: int | None) -> dict[str, str]:
+    """This process's environment with so many threads asked for, or none."""
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    return kept if threads is None else {**kept, "OMP_NUM_THREADS": str(threads)}
+
+
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Beside so many processes that each keep a core busy."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def timed_fit(*flags: str) -> Figures:
     """This project's command; `whole` is that of the command alone."""
     begun = time.perf_counter()
@@ -221,7 +378,7 @@ def peak_of(*command: str) -> float:
         peak = 0
         while process.poll() is None:
             try:
-                status = Path(f"/proc/{process.pid}/status").read_text()
+                status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             except OSError:
                 break
             peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
@@ -274,7 +431,7 @@ def many_images(root: Path, count: int, folder: Path) -> Path:
                 images.write(np.roll(pixels[chosen], rng.integers(-2, 3, 2), axis=(1, 2)).tobytes())
                 targets.write(labels[chosen].tobytes())
                 bar.update(len(chosen))
-    (place / "done").write_text("")
+    (place / "done").touch()
     return place
 
 
@@ -284,7 +441,12 @@ def median(found: list[Figures], name: str) -> float:
 
 def row(label: str, found: list[Figures], name: str, unit: str = "s") -> str:
     values = [figures[name] for figures in found]
-    return f"| {label} | {statistics.median(values):,.3g} {unit} | {min(values):,.3g} to {max(values):,.3g} |"
+    return f"| {label} | {digits(statistics.median(values))} {unit} | {digits(min(values))} to {digits(max(values))} |"
+
+
+def digits(value: float) -> str:
+    """Its first three digits: 3,210 rather than 3.21e+03."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def ratio(label: str, value: float, bound: str) -> str:
@@ -297,7 +459,7 @@ RATIOS = "| ratio | measured | asked for |\n|---|---|---|"
 
 def recipe(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     steps = 20 if quick else 3000
-    ours = [*ARTICLE, f"--data.root={root}", *(["--max_steps=20", "--val_check_interval=10"] if quick else [])]
+    ours = [*ARTICLE, CPU, f"--data.root={root}", *(["--max_steps=20", "--val_check_interval=10"] if quick else [])]
     runs: dict[str, Callable[[], Figures]] = {
         "(a) the tutorial's loop": lambda: in_a_process(plain, str(root), steps),
         "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps),
@@ -327,7 +489,7 @@ def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         return lambda iterations: in_a_process(scikit_learn, str(root), solver, iterations)
 
     def ours(epochs: int) -> Figures:
-        return fit("--data.dataset=mnist", f"--data.root={root}", f"--max_epochs={epochs}", "--pictures=false")
+        return fit("--data.dataset=mnist", CPU, f"--data.root={root}", f"--max_epochs={epochs}", "--pictures=false")
 
     contestants = {"lbfgs": solve("lbfgs"), "saga": solve("saga"), "this project, default recipe": ours}
     settings = {name: smallest(run, range(1, 3 if quick else 65)) for name, run in contestants.items()}
@@ -348,7 +510,7 @@ def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 
 
 def command(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
-    flags = ["--data.dataset=mnist", f"--data.root={root}"]
+    flags = ["--data.dataset=mnist", CPU, f"--data.root={root}"]
     imports = 'python -c "import lightning, torchvision"'
     runs: dict[str, Callable[[], Figures]] = {
         imports: lambda: seconds_of(sys.executable, "-c", "import lightning, torchvision"),
@@ -375,6 +537,7 @@ def size(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         limits = [f"--max_steps={steps}", f"--val_check_interval={steps}", "--max_epochs=1000"]
         return [
             f"--data.dataset={folders[count]}",
+            CPU,
             f"--data.root={root}",
             "--data.val_size=0",
             "--pictures=false",
@@ -410,26 +573,128 @@ def evaluate(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     return "\n".join([*lines, row("prediction: probabilities", figures, "predicted", "a second")]), found
 
 
+def threads(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    steps = in_turns({"a step": lambda: in_a_process(steps_by_threads, 100 if quick else 100_000)}, repeats)
+    flags = ["--data.dataset=mnist", CPU, f"--data.root={root}", "--pictures=false"]
+    flags += ["--max_steps=20"] if quick else []
+    beside = {"idle": 0, "beside two busy processes": 2}
+    settings = {"`OMP_NUM_THREADS=1`": 1, f"`OMP_NUM_THREADS={cores()}`": cores(), "nothing set": None}
+
+    def run(processes: int, number: int | None) -> Figures:
+        with busy(processes):
+            return fit(*flags, env=environment(number))
+
+    runs: dict[str, Callable[[], Figures]] = {
+        f"{name}, {state}": functools.partial(run, processes, number)
+        for state, processes in beside.items()
+        for name, number in settings.items()
+    }
+    fits = in_turns(runs, min(repeats, 3))  # a busy machine takes minutes
+    counts = thread_counts()
+    lines = ["### Milliseconds an optimiser step, by CPU threads", ""]
+    lines.append("| features | batch |" + "".join(f" {number} thread{'s' * (number > 1)} |" for number in counts))
+    lines.append("|---|---|" + "---|" * len(counts))
+    for features in FEATURES:
+        for batch in BATCHES:
+            cells = [median(steps["a step"], step_with(number, batch, features)) for number in counts]
+            lines.append(f"| {features:,} | {batch:,} |" + "".join(f" {cell:.3g} |" for cell in cells))
+    lines += ["", "### The default recipe on MNIST, first batch to last step, by CPU threads", "", TABLE]
+    lines += [row(name, figures, "fit") for name, figures in fits.items()]
+    idle, loaded = (median(fits[f"nothing set, {state}"], "fit") for state in beside)
+    lines += ["", RATIOS, ratio("nothing set: busy / idle", loaded / idle, "at most 4")]
+    return "\n".join(lines), {**steps, **fits}
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def gpu(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    steps = 20 if quick else 3000
+    ours = [*ARTICLE, "--accelerator=gpu", "--devices=1", f"--data.root={root}"]
+    ours += ["--max_steps=20", "--val_check_interval=10"] if quick else []
+    fit("--data.dataset=mnist", CPU, f"--data.root={root}", "--max_steps=1", "--pictures=false")  # unpacks MNIST
+    runs: dict[str, Callable[[], Figures]] = {
+        "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps, "gpu"),
+        "(c) bare loop, images on the GPU": lambda: in_a_process(bare, str(root), steps, "cuda"),
+        "(d) this project": lambda: timed_fit(*ours),
+    }
+    found = in_turns(runs, repeats)
+    size = (16, 10, 2) if quick else (1024, 2000, 40)
+    limits = in_turns({"limits": lambda: in_a_process(gpu_limits, *size)}, repeats)
+    lines = ["### The tutorial's recipe on a GPU: 3000 steps of batch 100, a test pass every 500", "", TABLE]
+    for part, label in (("fit", "first batch to last step"), ("whole", "whole process")):
+        lines += [row(f"{name}, {label}", figures, part) for name, figures in found.items()]
+    b, c, d = (median(figures, "fit") for figures in found.values())
+    lines += ["", "| ratio | measured |", "|---|---|"]
+    lines += [f"| (b) / (d) | **{b / d:.2f}** |", f"| (d) / (c) | **{d / c:.2f}** |"]
+    lines += ["", "### What the GPU allows, and what a step takes in a call (784 features, 10 classes)", "", TABLE]
+    lines.append(row("memory, read and written by a large copy", limits["limits"], "bandwidth", "GB/s"))
+    lines.append(row("replay of a CUDA graph of 50 tiny kernels", limits["limits"], "replay", "µs"))
+    for batch in (100, 1_000):
+        for kind, label in (("graph", "from a graph"), ("single", "launched one by one")):
+            lines.append(row(f"a step of batch {batch:,}, {label}", limits["limits"], f"{kind} {batch}", "µs"))
+    return "\n".join(lines), {**found, **limits}
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine() -> str:
     """What all this was measured on."""
     import torch
 
     from logreg_lightning.runtime.runs import versions
 
-    cpu = next(
-        (line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
     names = ", ".join(f"{name} {number}" for name, number in versions().items() if number and name != "git_commit")
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{cpu.strip() or platform.machine()}, {threads}; {names}; commit {versions()['git_commit']}."
+    count = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    device = f"; {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if has_gpu() else ""
+    return f"{processor()}, {count}{device}; {names}; commit {versions()['git_commit']}."
 
 
-PARTS = {"recipe": recipe, "to_92": to_92, "command": command, "size": size, "evaluate": evaluate}
+Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "gpu"]
+PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
+    "recipe": recipe,
+    "to_92": to_92,
+    "command": command,
+    "size": size,
+    "evaluate": evaluate,
+    "threads": threads,
+    "gpu": gpu,
+}
+
+
+END = "<!-- /benchmark -->\n"
+
+
+def begin(part: str | None = None) -> str:
+    """The line before a page's tables, or before those of one part that has a place of its own."""
+    return f"<!-- {part or 'benchmark'}: written by scripts/benchmark.py --write -->\n"
+
+
+def paste(page: str, heading: str, tables: dict[str, str]) -> str:
+    """The page with each part's tables in the part's own place; the others go to the common one, all together."""
+    own = {name: table for name, table in tables.items() if begin(name) in page}
+    common = "\n\n".join(table for name, table in tables.items() if name not in own)
+    for line, text in [*((begin(name), table) for name, table in own.items()), (begin(), common)]:
+        if text:
+            before, _, rest = page.partition(line)
+            page = before + line + f"{heading}\n\n{text}\n" + END + rest.partition(END)[2]
+    return page
 
 
 def main(
     root: str = "data",
-    only: Literal["recipe", "to_92", "command", "size", "evaluate"] | None = None,
+    only: Part | None = None,
     repeats: int = 5,
     quick: bool = False,
     json_: bool = False,
@@ -439,24 +704,26 @@ def main(
 
     Args:
         root: Folder with MNIST, as --data.root of fit.py; the large data sets are made in it, 7 GB, once.
-        only: One part of it.
+        only: One part of it. All of them where none is named, gpu only where there is one.
         repeats: How often each is measured.
         quick: A few steps of everything, once: to see that it works, not how fast.
         json_: Print all figures for programs.
-        write: A Markdown file to put the tables into, between its two lines with "benchmark".
+        write: A Markdown file to put the tables into, between its two lines with "benchmark" or with a part's name.
     """
     place = Path(root).resolve()
-    parts = {only: PARTS[only]} if only else PARTS
-    done = {name: part(place, 1 if quick else repeats, quick) for name, part in parts.items()}
+    names = [only] if only else [name for name in PARTS if name != "gpu" or has_gpu()]
+    if only == "gpu" and not has_gpu():
+        print(NO_GPU)
+        return
+    done = {name: PARTS[name](place, 1 if quick else repeats, quick) for name in names}
     if json_:
         print(json.dumps({"machine": machine(), **{name: figures for name, (_, figures) in done.items()}}, indent=2))
         return
-    text = f"{machine()}\n\n" + "\n\n".join(table for table, _ in done.values()) + "\n"
-    print(text)
+    heading, tables = machine(), {name: table for name, (table, _) in done.items()}
+    print("\n\n".join([heading, *tables.values()]))
     if write is not None:
-        begin, end = "<!-- benchmark: written by scripts/benchmark.py --write -->\n", "<!-- /benchmark -->\n"
-        before, _, rest = Path(write).read_text().partition(begin)
-        Path(write).write_text(before + begin + text + end + rest.partition(end)[2])
+        page = Path(write)
+        page.write_text(paste(page.read_text(encoding="utf-8"), heading, tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

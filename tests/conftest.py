@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from logreg_lightning.fit import main
+from logreg_lightning.runtime.files import LOCK
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -52,6 +56,11 @@ def write_pictures(folder: Path, per_class: int = 30, names: tuple[str, ...] = (
             PIL.Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
 
 
+def not_on_windows(reason: str) -> pytest.MarkDecorator:
+    """Skips a test where what it needs is not to be had."""
+    return pytest.mark.skipif(sys.platform == "win32", reason=f"on Windows {reason}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=6, help="how many processes test_kills.py kills")
     parser.addoption(
@@ -85,6 +94,8 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def as_nobody(workdir: Path) -> Iterator[None]:
     """Takes root's right to read and write everything from a test that root runs."""
+    if sys.platform == "win32":
+        pytest.skip("on Windows a file's mode denies nobody to read it")
     if os.geteuid() != 0:
         yield
         return
@@ -124,9 +135,19 @@ def fit(*flags: str) -> Path:
     return newest()
 
 
+def typed(words: Sequence[str]) -> str:
+    """The words of a command as this machine's shell takes them."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below the folder with what it holds, but for locks, which hold nothing and come and go."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != LOCK}
+
+
 def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The command ends with exit status 2 and one sentence that has `named` in it; no file is written or changed."""
-    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    before = contents(Path())
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
         main(flags)
@@ -134,7 +155,7 @@ def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) ->
     lines = printed.err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0], printed.err
     assert "Traceback" not in printed.out
-    assert {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()} == before
+    assert contents(Path()) == before
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
-BENCHMARK = str(Path(__file__).parents[1] / "scripts" / "benchmark.py")
+ROOT = Path(__file__).parents[1]
+BENCHMARK = str(ROOT / "scripts" / "benchmark.py")
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import benchmark
+
+    return benchmark
+
+
+def run(*flags: str) -> str:
+    """What the script prints."""
+    done = subprocess.run([sys.executable, BENCHMARK, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -23,26 +44,96 @@ BENCHMARK = str(Path(__file__).parents[1] / "scripts" / "benchmark.py")
     ],
 )
 def test_quick_benchmark_measures_everyone(workdir: Path, part: str, names: set[str]) -> None:
-    command = [sys.executable, BENCHMARK, "--quick=true", "--json_=true", f"--only={part}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(run("--quick=true", "--json_=true", f"--only={part}"))
     assert "torch" in found["machine"]
     assert set(found[part]) == names
     for figures in found[part].values():
         assert len(figures) == 1 and all(value >= 0 for value in figures[0].values())
 
 
-def test_tables_are_pasted_between_their_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(BENCHMARK).parent))
-    import benchmark
+def test_quick_benchmark_tries_every_number_of_threads(workdir: Path, benchmark: ModuleType) -> None:
+    found = json.loads(run("--quick=true", "--json_=true", "--only=threads"))["threads"]
+    [steps] = found.pop("a step")
+    del steps["whole"]
+    counts = benchmark.thread_counts()
+    assert counts[0] == 1 and counts[-1] == benchmark.cores()
+    assert len(steps) == len(counts) * len(benchmark.BATCHES) * len(benchmark.FEATURES)
+    assert all(value > 0 for value in steps.values())
+    settings = {"`OMP_NUM_THREADS=1`", f"`OMP_NUM_THREADS={benchmark.cores()}`", "nothing set"}
+    assert set(found) == {f"{name}, {state}" for name in settings for state in ("idle", "beside two busy processes")}
+    for figures in found.values():
+        assert len(figures) == 1 and figures[0]["steps"] == 20
 
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_so_and_writes_nothing(workdir: Path, benchmark: ModuleType) -> None:
+    page = Path("page.md")
+    page.write_text(benchmark.begin() + "not measured yet\n" + benchmark.END, encoding="utf-8")
+    assert run("--only=gpu", f"--write={page}") == f"{benchmark.NO_GPU}\n"
+    assert "not measured yet" in page.read_text(encoding="utf-8")
+
+
+def test_the_default_set_has_the_gpu_where_there_is_one(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "PARTS", {name: lambda *_: ("a table", {}) for name in ("recipe", "gpu")})
+    for there in (False, True):
+        monkeypatch.setattr(benchmark, "has_gpu", lambda there=there: there)
+        monkeypatch.setattr(benchmark, "machine", lambda: "a machine")
+        benchmark.main(json_=True)
+        assert ("gpu" in json.loads(capsys.readouterr().out)) is there
+
+
+def test_a_gpus_figures_fill_its_page(tmp_path: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up figures: where they come from, only a GPU can show."""
+    page = tmp_path / "gpu.md"
+    shutil.copyfile(ROOT / "docs" / "gpu.md", page)
+    steps = {f"{kind} {batch}": 3.0 for kind in ("graph", "single") for batch in (100, 1_000)}
+    figures = {"fit": 1.0, "whole": 2.0, "bandwidth": 1234.0, "replay": 56.0, **steps}
+    monkeypatch.setattr(benchmark, "has_gpu", lambda: True)
+    monkeypatch.setattr(benchmark, "machine", lambda: "a machine with a GPU")
+    for name in ("in_a_process", "timed_fit", "fit"):
+        monkeypatch.setattr(benchmark, name, lambda *_, **__: figures)
+    benchmark.main(only="gpu", write=str(page))
+    text = page.read_text(encoding="utf-8")
+    assert text.count(benchmark.begin()) == text.count(benchmark.END) == 1
+    tables = text.partition(benchmark.begin())[2].partition(benchmark.END)[0]
+    assert tables.startswith("a machine with a GPU\n\n### ")
+    assert "not measured yet" not in text.lower() and "1,230 GB/s" in tables and "56 µs" in tables
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("given", [[], ["BIN=/elsewhere/bin"]])
+def test_make_gpu_takes_the_interpreter_it_is_given(given: list[str]) -> None:
+    """One that has torch is not asked for a .venv beside it."""
+    make = ["make", "--no-print-directory", "--always-make", "--dry-run", "gpu", *given]
+    env = {name: value for name, value in os.environ.items() if name not in ("VENV", "BIN") and "MAKE" not in name}
+    done = subprocess.run(make, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert ("-m venv" in done.stdout) is (not given)
+    interpreter = f"{given[0].removeprefix('BIN=')}/python" if given else ".venv/bin/python"
+    ours = [line for line in done.stdout.splitlines() if "tests/test_gpu.py" in line or "benchmark.py" in line]
+    assert ours and all(interpreter in line for line in ours)
+
+
+def test_a_part_with_a_place_of_its_own_goes_there(benchmark: ModuleType) -> None:
+    page = "".join(["before\n", *(f"{benchmark.begin(part)}old\n{benchmark.END}after\n" for part in (None, "threads"))])
+    both = benchmark.paste(page, "a machine", {"recipe": "new recipe", "threads": "new threads"})
+    assert "old" not in both and both.index("new recipe") < both.index(benchmark.begin("threads"))
+    assert both.index("new threads") > both.index(benchmark.begin("threads"))
+    alone = benchmark.paste(page, "a machine", {"threads": "new threads"})
+    assert alone.count("old") == 1 and alone.index("old") < alone.index("new threads")
+    assert both.count("after") == alone.count("after") == 2 and both.startswith("before\n")
+
+
+def test_tables_are_pasted_between_their_marks(
+    tmp_path: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(benchmark, "PARTS", {"recipe": lambda *_: ("| a table |", {})})
     page = tmp_path / "page.md"
     begin, end = "<!-- benchmark: written by scripts/benchmark.py --write -->", "<!-- /benchmark -->"
-    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     for _ in range(2):
         benchmark.main(write=str(page))
-    lines = page.read_text().splitlines()
+    lines = page.read_text(encoding="utf-8").splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
     assert "| a table |" in lines and "old" not in lines and lines.count("| a table |") == 1

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conftest import curves, fit, newest, outcome, refused, state
+from conftest import curves, fit, newest, not_on_windows, outcome, refused, state, typed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -127,13 +127,14 @@ def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pyte
 def test_a_signal_at_any_call_saves_first(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
 ) -> None:
+    monkeypatch.setenv("PATH", str(workdir))  # where Python is not found by its name
     expected = outcome(fit(*flags))
     step, before = LogisticRegression.training_step, signal.getsignal(signum)
     for call in (0, 1, 2):  # the third call ends an epoch, or a stretch between two validations
 
         def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> Any:
             if batch_idx == call and self.current_epoch == 0:
-                os.kill(os.getpid(), signum)
+                signal.raise_signal(signum)
                 assert signal.getsignal(signum) == before  # a second one does what it always did
             return step(self, batches, batch_idx)
 
@@ -142,7 +143,8 @@ def test_a_signal_at_any_call_saves_first(
             with pytest.raises(SystemExit, match=str(128 + signum)):
                 fit(*flags)
         run = newest()
-        assert f"Resume with: {sys.executable} -m logreg_lightning fit --resume {run}" in capsys.readouterr().out
+        resume = typed([sys.executable, "-m", "logreg_lightning", "fit", "--resume", str(run)])
+        assert f"Resume with: {resume}" in capsys.readouterr().out
         assert not (run / "results.json").exists()
         assert signal.getsignal(signum) == before
         fit("--resume=last")
@@ -204,15 +206,17 @@ def test_same_seed_same_run(workdir: Path) -> None:
 
 
 @pytest.mark.slow
+@not_on_windows("no limit makes a file too large")
 @pytest.mark.parametrize("kilobytes", [4, 40])  # the curves do not fit, a checkpoint does not fit
 def test_a_full_disk_leaves_the_last_good_checkpoint(workdir: Path, kilobytes: int) -> None:
     flags = [*EPOCHS, "--model.schedule=constant"]
     run = fit(*flags)
     before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
     script = [sys.executable, str(Path(__file__).parents[1] / "scripts/fit.py"), "--resume=last", "--max_epochs=4"]
+    elsewhere = {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}  # on another file system
     limited = subprocess.run(
         ["sh", "-c", f'ulimit -f {kilobytes}; exec "$@"', "sh", *script],
-        capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": "/dev/shm"},
+        capture_output=True, text=True, check=False, env={**os.environ, **elsewhere},
     )  # fmt: skip
     assert limited.returncode == 1
     lines = limited.stderr.splitlines()
@@ -245,7 +249,7 @@ def rewritten(**changes: Any) -> Callable[[Path], object]:
 
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda file: file.write_bytes(b""), "not a complete checkpoint"),
-    "text": (lambda file: file.write_text("hello"), "not a complete checkpoint"),
+    "text": (lambda file: file.write_text("hello", encoding="utf-8"), "not a complete checkpoint"),
     "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "not a complete checkpoint"),
     "a wrong byte": (
         lambda file: file.write_bytes(file.read_bytes().replace(b"linear", b"Linear", 1)),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NAMES, fit, idx, refused, small_mnist, write_pictures
+from conftest import NAMES, contents, fit, idx, not_on_windows, refused, small_mnist, write_pictures
 
 from logreg_lightning.fit import build_parser, main
 from logreg_lightning.runtime.checkpoints import read
@@ -28,7 +29,7 @@ QUICK = ["--data.dataset=digits", "--max_epochs=1"]
 
 def documented() -> list[str]:
     """Every `python scripts/fit.py` command in README.md and in the script's docstring."""
-    text = (ROOT / "README.md").read_text() + (ROOT / "scripts/fit.py").read_text()
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "scripts/fit.py").read_text(encoding="utf-8")
     commands = re.findall(r"^ *python scripts/fit\.py(.*?)(?:#.*)?$", text, re.M)
     assert len(commands) > 8
     return sorted({command.strip() for command in commands})
@@ -57,11 +58,12 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
         run = fit("--data.dataset=mnist", "--max_epochs=1")
         run.rename(run.with_name("version_3"))
     if "my.yaml" in command:
-        Path("my.yaml").write_text("max_epochs: 1\n")
+        Path("my.yaml").write_text("max_epochs: 1\n", encoding="utf-8")
     main(shlex.split(command))
     assert "test/accuracy" in capsys.readouterr().out
 
 
+@not_on_windows("make and its shell are not there")
 @pytest.mark.parametrize(
     "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "format", "tensorboard"]
 )
@@ -76,7 +78,7 @@ def test_print_config_round_trips(capsys: pytest.CaptureFixture[str], tmp_path: 
     with pytest.raises(SystemExit, match="0"):
         main(["--model.lr=0.5", "--data.dataset=digits", "--print_config"])
     text = capsys.readouterr().out
-    (tmp_path / "my.yaml").write_text(text)
+    (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit, match="0"):
         main([f"--config={tmp_path / 'my.yaml'}", "--print_config"])
     assert capsys.readouterr().out == text
@@ -85,9 +87,12 @@ def test_print_config_round_trips(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_configs_fit_the_flags_and_say_how_to_run_them(workdir: Path, config: Path) -> None:
-    assert f"python scripts/fit.py --config configs/{config.name}" in config.read_text().partition("\nmax")[0]
+    assert (
+        f"python scripts/fit.py --config configs/{config.name}"
+        in config.read_text(encoding="utf-8").partition("\nmax")[0]
+    )
     run = fit("--config", str(config), "--max_epochs=1")
-    assert json.loads((run / "results.json").read_text())["dataset"] == "mnist"
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["dataset"] == "mnist"
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,11 +120,11 @@ def test_help_imports_nothing_that_it_does_not_use() -> None:
 def test_a_runs_config_repeats_it(workdir: Path) -> None:
     first = fit(*QUICK, "--model.lr=0.05", "--seed=7")
     second = fit("--config", str(first / "config.yaml"))
-    assert (first / "config.yaml").read_text() == (second / "config.yaml").read_text()
+    assert (first / "config.yaml").read_text(encoding="utf-8") == (second / "config.yaml").read_text(encoding="utf-8")
     keys = ("test/loss", "test/accuracy", "val/loss", "seed", "steps", "dataset")
-    one, two = (json.loads((run / "results.json").read_text()) for run in (first, second))
+    one, two = (json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (first, second))
     assert {key: one[key] for key in keys} == {key: two[key] for key in keys}
-    assert yaml.safe_load((first / "hparams.yaml").read_text())["lr"] == 0.05
+    assert yaml.safe_load((first / "hparams.yaml").read_text(encoding="utf-8"))["lr"] == 0.05
 
 
 def test_auto_says_that_it_takes_digits(
@@ -131,7 +136,7 @@ def test_auto_says_that_it_takes_digits(
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     run = fit("--max_epochs=1")
     assert "training on scikit-learn's 8x8 digits instead" in capsys.readouterr().out
-    assert json.loads((run / "results.json").read_text())["dataset"] == "digits"
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["dataset"] == "digits"
     with pytest.raises(SystemExit, match="2"):
         main(["--data.dataset=mnist"])
     assert "Put its files" in capsys.readouterr().err
@@ -141,13 +146,13 @@ def test_resume_refuses_other_settings_and_says_when_finished(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit(*QUICK)
-    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    before = contents(run)
     with pytest.raises(SystemExit, match="2"):
         main(["--resume", str(run), "--model.lr=3"])
     assert "--model.lr" in capsys.readouterr().err
     main(["--resume", str(run / "checkpoints/last.ckpt")])
     assert "is finished" in capsys.readouterr().out
-    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    assert contents(run) == before
 
 
 WRONG_VALUES = [
@@ -191,6 +196,7 @@ WRONG_VALUES = [
     ("--devices=nan", "--devices"),
     ("--devices=some", "--devices"),
     ("--num_nodes=0", "--num_nodes"),
+    ("--threads=0", "--threads"),
     ("--no_such_flag=1", "--no_such_flag"),
     ("--model.learning_rate=1", "did you mean --model.lr?"),
     ("--model.momentun=0.5", "did you mean --model.momentum?"),
@@ -210,10 +216,10 @@ WRONG_VALUES = [
 def test_wrong_values_get_one_sentence(
     workdir: Path, capsys: pytest.CaptureFixture[str], flags: str, named: str
 ) -> None:
-    Path("broken.yaml").write_text("data: [\n")
+    Path("broken.yaml").write_text("data: [\n", encoding="utf-8")
     Path("binary.yaml").write_bytes(b"\x80\xff\x00")
-    Path("unknown.yaml").write_text("speling: 1\n")
-    Path("nested.yaml").write_text("model:\n  momentun: 1\n")
+    Path("unknown.yaml").write_text("speling: 1\n", encoding="utf-8")
+    Path("nested.yaml").write_text("model:\n  momentun: 1\n", encoding="utf-8")
     default = [] if "dataset" in flags else ["--data.dataset=digits"]
     refused([*default, *flags.split()], named, capsys)
     assert not Path("lightning_logs").exists()
@@ -247,7 +253,7 @@ def images_are_a_folder() -> None:
 
 def root_is_a_file() -> None:
     shutil.rmtree("data")
-    Path("data").write_text("")
+    Path("data").write_text("", encoding="utf-8")
 
 
 def root_is_read_only() -> None:
@@ -266,29 +272,45 @@ WRONG_FILES: dict[str, tuple[Callable[[], object], str]] = {
     "flat": (raw(lambda content: LABELS.read_bytes()), "does not hold images"),
     "more images than labels": (raw(lambda content: idx(np.zeros(599)), LABELS), "600 images but"),
     "label out of range": (raw(lambda content: idx(np.full(600, 10)), LABELS), "label 10, not one of 0 to 9"),
-    "not to be read": (lambda: IMAGES.chmod(0), "Permission denied"),
-    "a folder": (images_are_a_folder, "Is a directory"),
+    "a folder": (images_are_a_folder, "Permission denied" if sys.platform == "win32" else "Is a directory"),
     "root a file": (root_is_a_file, "data"),
-    "root read-only": (root_is_read_only, "Permission denied"),
 }
+DENIED_FILES: dict[str, Callable[[], object]] = {
+    "not to be read": lambda: IMAGES.chmod(0),
+    "root read-only": root_is_read_only,
+}
+
+
+@pytest.fixture
+def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+
+
+def mnist_is_refused(named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--data.dataset=mnist"])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and named in lines[0] and "data" in lines[0], lines
+    assert not Path("lightning_logs").exists()
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
 def test_wrong_files_get_one_sentence(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_nobody: None, name: str
+    workdir: Path, no_mirror: None, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    from torchvision.datasets import MNIST
-
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     spoil, named = WRONG_FILES[name]
     spoil()
-    denied = name == "not to be read"
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main(["--data.dataset=mnist"])
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and named in lines[0], lines
-    assert denied or "data" in lines[0]
-    assert not Path("lightning_logs").exists()
+    mnist_is_refused(named, capsys)
+
+
+@pytest.mark.parametrize("name", DENIED_FILES)
+def test_denied_files_get_one_sentence(
+    workdir: Path, no_mirror: None, capsys: pytest.CaptureFixture[str], as_nobody: None, name: str
+) -> None:
+    DENIED_FILES[name]()
+    mnist_is_refused("Permission denied", capsys)
 
 
 def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.CaptureFixture[str], as_nobody: None) -> None:
@@ -314,7 +336,7 @@ def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.Capture
     ],
 )
 def test_resume_refuses_a_contradiction_by_name(workdir: Path, capsys: pytest.CaptureFixture[str], flags: str) -> None:
-    Path("other.yaml").write_text("seed: 3\n")
+    Path("other.yaml").write_text("seed: 3\n", encoding="utf-8")
     fit("--data.dataset=mnist", "--max_epochs=1")
     named = flags.partition("=")[0].replace("--config", "--seed")
     refused(["--resume=last", flags], f"{named} ", capsys)
@@ -343,16 +365,114 @@ def test_a_training_that_diverges_stops(workdir: Path, capsys: pytest.CaptureFix
     before = (run / "checkpoints/last.ckpt").read_bytes()
     with pytest.raises(SystemExit, match=r"^1$"):
         main(["--resume=last", "--max_epochs=100"])
-    assert f"{run}/checkpoints/last.ckpt is complete" in capsys.readouterr().err
+    assert f"{run / 'checkpoints/last.ckpt'} is complete" in capsys.readouterr().err
     after = read(run / "checkpoints/last.ckpt")
     assert torch.isfinite(after["state_dict"]["linear.weight"]).all()
     assert after["global_step"] > 135 and before != (run / "checkpoints/last.ckpt").read_bytes()
 
 
+def run_script(name: str, *words: str | bytes, **environment: str) -> str:
+    """What a script prints in a process of its own, read as cp1252; it must end well."""
+    command: list[str | bytes | Path] = [sys.executable, ROOT / "scripts" / f"{name}.py", *words]
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
+    printed, errors = done.stdout.decode("cp1252"), done.stderr.decode("cp1252")
+    assert done.returncode == 0 and "Traceback" not in errors, printed + errors
+    return printed
+
+
+PETS = ["--data.image_size=8", "--max_epochs=1", "--accelerator=cpu"]
+
+
+@pytest.mark.slow
+def test_class_names_that_the_output_cannot_show_end_no_command(workdir: Path) -> None:
+    write_pictures(Path("pets"), 11)
+    for name, other in (("cats", "größe"), ("dogs", "犬")):
+        Path("pets", name).rename(Path("pets", other))
+    narrow = {"PYTHONIOENCODING": "cp1252"}
+    printed = run_script("fit", "--data.dataset=pets", *PETS, "--pictures=true", **narrow)
+    assert re.search(r"größe \(\d\), \\u72ac \(\d\)", printed)
+    assert {"größe", "\\u72ac"} <= set(run_script("evaluate", "last", "--pictures=shown", **narrow).split())
+    answers = run_script("predict", "last", "pets", "--format=csv", "--top=2", **narrow).splitlines()
+    assert len(answers) == 1 + 2 * 22
+    assert json.loads(run_script("predict", "last", "pets", "--format=json", **narrow))[0]["path"].startswith("pets")
+
+
+@pytest.fixture
+def cp1252_locale(tmp_path: Path) -> Mapping[str, str]:
+    """The environment of a process whose locale is German with the encoding cp1252."""
+    if shutil.which("localedef") is None:
+        pytest.skip("localedef, which makes a locale, is not installed")
+    made = tmp_path / "locales" / "de_DE.CP1252"
+    made.parent.mkdir()
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "CP1252", made], capture_output=True, check=False)
+    environment = {"LOCPATH": str(made.parent), "LC_ALL": made.name, "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+    asked = [sys.executable, "-c", "import locale; print(locale.getpreferredencoding(False))"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    if found.stdout.strip().lower() != "cp1252":
+        pytest.skip("localedef lacks the sources of a German locale with cp1252, or Python does not find it")
+    return environment
+
+
+@pytest.mark.slow
+def test_a_run_on_an_umlaut_resumes_where_the_locale_is_not_utf_8(
+    workdir: Path, cp1252_locale: Mapping[str, str]
+) -> None:
+    umlaut = "größe".encode("cp1252")  # the bytes that this locale spells it with
+    write_pictures(Path(os.fsdecode(umlaut)))
+    Path(os.fsdecode(umlaut), "cats").rename(Path(os.fsdecode(umlaut), os.fsdecode(umlaut)))
+    run_script("fit", b"--data.dataset=" + umlaut, *PETS, "--pictures=false", **cp1252_locale)
+    run = Path("lightning_logs/version_0")
+    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["dataset"] == "größe"
+    once = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert once["dataset"] == "größe" and once["epochs"] == 1
+
+    run_script("fit", "--config", str(run / "config.yaml"), **cp1252_locale)
+    again = json.loads(Path("lightning_logs/version_1/results.json").read_text(encoding="utf-8"))
+    assert (again["dataset"], again["test/loss"]) == (once["dataset"], once["test/loss"])
+
+    run_script("fit", "--resume", str(run), "--max_epochs", "2", **cp1252_locale)
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] == 2
+    run_script("fit", "--resume", "last", "--max_epochs", "2", **cp1252_locale)
+    table = run_script("evaluate", str(run), **cp1252_locale)
+    assert "größe" in table
+
+
+@pytest.mark.slow
+def test_a_printed_command_can_be_pasted_whatever_spaces_its_paths_have(workdir: Path) -> None:
+    Path("my scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "fit.py", "my scripts")
+    python = Path(sys.executable)
+    if sys.platform != "win32":  # where not everybody may make links
+        Path("my venv").symlink_to(sys.prefix, target_is_directory=True)
+        python = Path("my venv", python.relative_to(sys.prefix))
+    Path("a b").mkdir()
+
+    def train_longer(command: list[str] | str, folder: Path) -> str:
+        done = subprocess.run(
+            command, cwd=folder, shell=isinstance(command, str), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        [printed] = re.findall(r"Train longer with: +(.*)$", done.stdout, re.M)
+        return str(printed)
+
+    flags = ["--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false"]
+    inside = [str(workdir / python), str(Path("..", "my scripts", "fit.py")), *flags]
+    assert "scripts" in train_longer(train_longer(inside, Path("a b")), Path("a b"))
+    run = Path("a b", "lightning_logs", "version_0")
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] == 2
+
+    outside = [str(workdir / python), str(Path("my scripts", "fit.py")), "--resume", str(run), "--max_epochs=3"]
+    printed = train_longer(outside, workdir)
+    assert str(run) in printed
+    train_longer(printed, workdir)
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] > 3
+    assert not Path("lightning_logs").exists()
+
+
 @pytest.mark.slow
 def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--config", "configs/article.yaml")
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert 0.81 <= results["test/accuracy"] <= 0.845
     assert (results["steps"], results["epochs"]) == (3000, 5)
     printed = re.findall(r"^Iteration: (\d+)\. Loss: \d\.\d\. Accuracy: (\d\d\.\d)\.$", capsys.readouterr().out, re.M)
@@ -362,6 +482,6 @@ def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_the_default_on_real_mnist(real_mnist: Path) -> None:
-    results = json.loads((fit() / "results.json").read_text())
+    results = json.loads((fit() / "results.json").read_text(encoding="utf-8"))
     assert results["dataset"] == "mnist"
     assert results["test/accuracy"] > 0.919  # one seed: three standard deviations of the test set below the mean

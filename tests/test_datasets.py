@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, fit, idx, refused, small_mnist
+from conftest import NAMES, fit, idx, not_on_windows, refused, small_mnist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
@@ -197,8 +197,10 @@ def test_packed_files_are_unpacked_again_when_they_change(tmp_path: Path) -> Non
         loaded = datasets.load(str(tmp_path / "mine"), tmp_path / "data")
         write_folder(tmp_path / "raw", False, labels)
         assert torch.equal(loaded.train.pixels, datasets.load(str(tmp_path / "raw"), tmp_path).train.pixels)
+        del loaded  # Windows replaces no file that is mapped
 
 
+@not_on_windows("a file has no holes unless a program asks for them")
 def test_images_stay_in_their_file(tmp_path: Path) -> None:
     """Forty million images, 31 GB, mostly holes: more than this machine's memory, there at once."""
     write_folder(tmp_path / "mine", False)
@@ -219,6 +221,6 @@ def test_a_folder_that_lacks_a_file_or_has_a_damaged_one(workdir: Path, capsys: 
     whole = (Path("mine") / f"{NAMES[0]}.gz").read_bytes()
     for content in (whole[:-9], b"not gzip"):
         (Path("mine") / f"{NAMES[0]}.gz").write_bytes(content)
-        refused(["--data.dataset=mine"], f"mine/{NAMES[0]}.gz is not a complete gzip file", capsys)
+        refused(["--data.dataset=mine"], f"{Path('mine', NAMES[0])}.gz is not a complete gzip file", capsys)
     (Path("mine") / f"{NAMES[0]}.gz").unlink()
     refused(["--data.dataset=mine"], f"{NAMES[0]} or {NAMES[0]}.gz is missing", capsys)

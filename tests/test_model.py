@@ -110,7 +110,8 @@ def data_module(**settings: Any) -> ImageDataModule:
 
 
 def test_a_plain_trainer_trains_as_the_command_does(workdir: Path) -> None:
-    run = fit("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=3", "--seed=3")
+    threads = f"--threads={torch.get_num_threads()}"
+    run = fit("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=3", "--seed=3", threads)
     L.seed_everything(3)
     model, trainer = LogisticRegression(784, 10), L.Trainer(max_epochs=3, **QUIET)
     trainer.fit(model, datamodule=data_module())

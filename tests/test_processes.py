@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import outcome, small_mnist
+from conftest import not_on_windows, outcome, small_mnist
 
 from logreg_lightning.runtime.checkpoints import read
 
@@ -46,14 +46,14 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2", PL_GLOBAL_SEED="5")
     assert outcome(two) == outcome(again)
     torch.testing.assert_close(weights(two), weights(one), atol=1e-6, rtol=0)
-    results = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]
     assert [found["devices"] for found in results] == [1, 2]
     assert results[0]["steps"] == results[1]["steps"] == 2 * 78
 
     # The same weights, tested by three: 10,000 images do not divide by 3.
     (one / "results.json").unlink()
     run("--resume", str(one), "--devices=3")
-    by_three = json.loads((one / "results.json").read_text())
+    by_three = json.loads((one / "results.json").read_text(encoding="utf-8"))
     assert by_three["devices"] == 3
     for name in ("test/accuracy", "test/loss", "test/calibration_error"):
         assert by_three[name] == results[0][name], name
@@ -70,7 +70,7 @@ def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> Non
         run("--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false", f"--devices={n}")
         for n in (1, 2)
     )
-    found = [json.loads((folder / "results.json").read_text()) for folder in (one, two)]
+    found = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]
     assert found[0]["test/accuracy"] == found[1]["test/accuracy"]
     assert found[0]["test/loss"] == pytest.approx(found[1]["test/loss"], rel=1e-5)
 
@@ -81,7 +81,7 @@ def test_torchrun_starts_them_too(workdir: Path) -> None:
     subprocess.run([*torchrun, *flags], capture_output=True, check=True)
     assert [folder.name for folder in Path("lightning_logs").iterdir()] == ["version_0"]
     subprocess.run([*torchrun, "--resume=last", "--max_epochs=2"], capture_output=True, check=True)
-    results = json.loads(Path("lightning_logs/version_0/results.json").read_text())
+    results = json.loads(Path("lightning_logs/version_0/results.json").read_text(encoding="utf-8"))
     assert (results["steps"], results["devices"]) == (2 * 78, 2)
 
 
@@ -100,10 +100,11 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
+@not_on_windows("a process does not notice that the one that started it has ended")
 @pytest.mark.parametrize("victim", ["started", "starter"])
 def test_one_that_is_killed_early_ends_the_other(workdir: Path, victim: str) -> None:
     """Before they have met, where nothing but a watch over each other can notice."""
-    Path("killer.py").write_text(KILLER)
+    Path("killer.py").write_text(KILLER, encoding="utf-8")
     command = [sys.executable, "killer.py", FIT, victim, *FLAGS, "--devices=2"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == (1 if victim == "started" else -9)

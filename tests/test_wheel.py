@@ -33,7 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name.startswith(("logreg_lightning/", "pyproject.toml", "README.md", "LICENSE")) and (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "--python", str(scripts / "python"), "--disable-pip-version-check", "install"]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder), "--disable-pip-version-check", "install"]
     subprocess.run([*pip, "--quiet", "--no-deps", "--no-build-isolation", "--no-index", source], check=True)
     return scripts
 
@@ -60,7 +60,7 @@ def test_its_commands_do_what_the_scripts_do(workdir: Path, environment: Path, p
     if program == "logreg-lightning":
         assert json.loads(shell(environment, f"{program} evaluate last --json"))["accuracy"] == results["test/accuracy"]
         picture = ROOT / "docs" / "pictures" / "my.png"
-        assert shell(environment, f"{program} predict last '{picture}' --digit --format csv").startswith("path,class")
+        assert shell(environment, f'{program} predict last "{picture}" --digit --format csv').startswith("path,class")
         shell(environment, f"{program} export last model.onnx")
         assert Path("model.onnx").is_file()
 

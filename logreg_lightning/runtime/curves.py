@@ -55,7 +55,7 @@ class TrainingCurve(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         steps, logits = Steps.of(batch, trainer.world_size), outputs["logits"]
-        losses = F.cross_entropy(logits, steps.labels, reduction="none").double()
+        losses = F.cross_entropy(logits, steps.labels, reduction="none")
         self.images.append((losses, logits.argmax(1) == steps.labels))
         self.sizes += steps.global_sizes
         _count_steps_on_the_x_axis(trainer)
@@ -64,7 +64,9 @@ class TrainingCurve(L.Callback):
 
     def _log_point(self, trainer: L.Trainer, pl_module: L.LightningModule, lr: float) -> None:
         losses, hits = (torch.cat(parts) for parts in zip(*self.images, strict=True))
-        sums = torch.stack([losses.sum(), hits.sum()])
+        if losses.device.type == "mps":  # which has no float64
+            losses, hits = losses.cpu(), hits.cpu()
+        sums = torch.stack([losses.double().sum(), hits.sum()])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
         loss, accuracy = (sums / sum(self.sizes)).tolist()

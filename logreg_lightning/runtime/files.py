@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
+
+LOCK = ".lock"
+"""Name of the file in a folder that is locked; it holds nothing, and what lists a folder ignores it."""
+
+PATIENCE = 5.0 if sys.platform == "win32" else 0.0
+"""Seconds for which to try again to replace a file: on Windows that fails while a virus scanner or a reader has it."""
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -23,23 +32,44 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def replace(source: Path, target: Path) -> None:
+    """Renames a file or folder, over the target if there is one.
+
+    Raises:
+        OSError: it cannot be done, on Windows after some seconds.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process, however that ends. Writes nothing.
+    """Holds the folder's lock, which ends with the process, however that ends.
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
+        OSError: the folder cannot be written.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    lock = filelock.FileLock(folder / LOCK, timeout=-1 if wait else 0)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock.acquire()
+    except filelock.Timeout:
+        raise BlockingIOError(f"{folder} is locked") from None
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

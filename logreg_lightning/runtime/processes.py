@@ -30,8 +30,12 @@ def rank() -> int:
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Prints once, whatever the number of processes."""
-    print(text, flush=True)
+    """Prints once, whatever the number of processes and whatever characters the output can show."""
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 @contextlib.contextmanager
@@ -56,7 +60,12 @@ def resume_with(run: Path, **changes: object) -> str:
         arguments = ["data", f"resume={str(run)!r}", *(f"{name}={value!r}" for name, value in changes.items())]
         return f"fit({', '.join(arguments)})"
     words = [_as_typed(_command[0]), *_command[1:], "--resume", str(run)]
-    return shlex.join([*words, *(word for name, value in changes.items() for word in (f"--{name}", str(value)))])
+    return quoted([*words, *(word for name, value in changes.items() for word in (f"--{name}", str(value)))])
+
+
+def quoted(words: Sequence[str]) -> str:
+    """The words as this system's shell takes them."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def this_python() -> str:
@@ -67,9 +76,14 @@ def this_python() -> str:
 def _as_typed(executable: str) -> str:
     """Its name where the shell finds it by that, a relative path where it lies below the current folder."""
     path = Path(executable)
-    if shutil.which(path.name) == executable:
+    found = shutil.which(path.name)
+    if found is not None and _without_exe(found) == _without_exe(executable):
         return path.name
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else executable
+
+
+def _without_exe(executable: str) -> str:
+    return os.path.normcase(executable).removesuffix(".exe")
 
 
 @contextlib.contextmanager
@@ -100,7 +114,8 @@ def starting_others(resume: Path, sentence: str) -> Iterator[None]:
 
 def end_with_parent(sentence: str) -> None:
     """Ends this process with that sentence once the one that started it is gone, which may be before they have met."""
-    if rank() != 0 and _PARENT in os.environ:
+    # On Windows a process keeps the number of a parent that is gone, and in a virtual environment has another one.
+    if rank() != 0 and _PARENT in os.environ and sys.platform != "win32":
         parent = int(os.environ[_PARENT])
         _end_when(lambda: os.getppid() != parent, sentence, [])
 

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
 LOGS = Path("lightning_logs")
 
 MAY_CHANGE = frozenset(
-    ("resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "pictures", "data.root")
+    (
+        *(
+            "resume",
+            "max_epochs",
+            "max_steps",
+            "accelerator",
+            "devices",
+            "num_nodes",
+            "strategy",
+            "threads",
+            "pictures",
+        ),
+        "data.root",
+    )
 )
 """Settings that a resumed run may be given anew."""
 
@@ -131,6 +144,8 @@ def used_by_one(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"{folder} is being trained by another process; wait until it ends, or stop it with Ctrl-C, then resume"
             ) from None
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}); get write access to it") from None
         yield
 
 
@@ -207,7 +222,7 @@ def versions() -> dict[str, str | None]:
     try:
         git = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, check=True,
+            cwd=here, capture_output=True, encoding="utf-8", check=True,
         )  # fmt: skip
         commit = git.stdout.strip()
     except (OSError, subprocess.CalledProcessError):

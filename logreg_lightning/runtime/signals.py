@@ -68,8 +68,5 @@ class StopOnSignal(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._stop_if_saved(trainer)
 
-    def on_exception(self, *_: Any) -> None:
-        self._restore()
-
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore()

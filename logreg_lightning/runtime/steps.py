@@ -58,16 +58,18 @@ def step_runner(model: LogisticRegression, optimizer: torch.optim.Optimizer) -> 
     Make a new one for each fit: a graph holds on to the weights and the optimiser that it was recorded with.
     """
     run = functools.partial(optimizer_steps, model, optimizer)
-    if model.device.type != "cuda":
-        return run
-    graphed = GraphedSteps(run)
+    on_gpu = model.device.type == "cuda"
+    # In each step the gradients of several processes meet, which is not recorded.
+    run_all = GraphedSteps(run) if on_gpu and model.trainer.world_size == 1 else run
 
-    def run_graphed(steps: Steps, rates: list[float]) -> Tensor:
-        logits = graphed(steps, rates)
-        optimizer.param_groups[0]["lr"] = rates[-1]  # a checkpoint holds a number, not a tensor on a GPU
+    def run_steps(steps: Steps, rates: list[float]) -> Tensor:
+        group = optimizer.param_groups[0]
+        group["fused"] = True if on_gpu else None  # a checkpoint of another device says otherwise
+        logits = run_all(steps, rates)
+        group["lr"] = rates[-1]  # a checkpoint holds a number, not a tensor on a GPU
         return logits
 
-    return run_graphed
+    return run_steps
 
 
 def count_steps(trainer: L.Trainer, number: int) -> None:
@@ -79,10 +81,10 @@ def count_steps(trainer: L.Trainer, number: int) -> None:
 
 
 class GraphedSteps:
-    """Records `run` the second time it is called with mini-batches of the same sizes, and replays it from then on.
+    """Records `run` at the second call with mini-batches of the same sizes, in a row or not, and replays it afterwards.
 
     Calls of other sizes, such as an epoch's last, run as they are. The very first call does too: it makes the momentum
-    buffers, which a recording must find. Several processes are not recorded: their gradients meet in each step.
+    buffers, which a recording must find.
 
     Args:
         run: What to record: returns logits (N, classes), and changes the weights, for the mini-batches and the learning
@@ -91,17 +93,18 @@ class GraphedSteps:
 
     def __init__(self, run: Callable[[Steps, Rates], Tensor]) -> None:
         self.run = run
+        self.seen: list[list[int]] = []
         self.sizes: list[int] = []
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, steps: Steps, rates: list[float]) -> Tensor:
         device = steps.images.device
-        on_device = torch.tensor(rates, device=device)
-        if steps.sizes != steps.global_sizes or steps.sizes != self.sizes:
-            if self.graph is None:
-                self.sizes = steps.sizes
+        on_device = torch.tensor(rates, device=device, dtype=torch.float32)  # as the fused kernel reads them
+        if steps.sizes != self.sizes and (self.graph is not None or steps.sizes not in self.seen):
+            self.seen.append(steps.sizes)
             return self.run(steps, on_device.unbind())
         if self.graph is None:
+            self.sizes = steps.sizes
             self.images, self.labels, self.rates = steps.images.clone(), steps.labels.clone(), on_device.clone()
             self.graph = torch.cuda.CUDAGraph()
             static = Steps(self.images, self.labels, steps.sizes, steps.global_sizes)

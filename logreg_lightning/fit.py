@@ -7,8 +7,10 @@ import errno
 import inspect
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +35,23 @@ from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
-from logreg_lightning.runtime.runs import Run
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import threads_for, use_threads
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        results: What `results.json` holds.
+        model: The trained model, on the CPU, ready to predict.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    model: LogisticRegression
 
 
 def fit(
@@ -232,11 +248,14 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
             log_every_n_steps=1,
         )
     except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        if given["accelerator"] in ("gpu", "cuda", "mps") and "No supported gpu backend" in str(error):
-            raise InputError("no GPU found for `accelerator='gpu'`; use `accelerator='cpu'` or auto") from None
+        accelerator = given["accelerator"]
+        if accelerator in ("gpu", "cuda", "mps") and re.search("No supported gpu backend|can not run on", str(error)):
+            raise InputError(
+                f"no GPU found for `accelerator={accelerator!r}`; use `accelerator='cpu'` or auto"
+            ) from None
         wanted = ", ".join(f"`{name}={given[name]!r}`" for name in ("accelerator", "devices", "strategy", "precision"))
         raise InputError(
-            f"{wanted} is not available on this machine: {error} Use `accelerator='cpu'` or auto"
+            f"{wanted} are not available together on this machine: {error} Use `accelerator='cpu'` or auto"
         ) from None
     if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
         raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")

@@ -116,7 +116,7 @@ def test_trains_outside_the_main_thread(workdir: Path) -> None:
         ({"schedule": "wavy"}, "`schedule` must be constant or cosine"),
         ({"max_epochs": 0}, "`max_epochs` must be at least 1, not 0"),
         ({"resume": "last"}, "no checkpoint found"),
-        ({"accelerator": "abacus"}, "`accelerator='abacus'`.* is not available"),
+        ({"accelerator": "abacus"}, "`accelerator='abacus'`.* are not available"),
     ],
 )
 def test_an_error_names_the_parameter(workdir: Path, wrong: dict[str, Any], named: str) -> None:

@@ -8,10 +8,9 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,9 +20,6 @@ from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.curves import StepLogger
 from logreg_lightning.runtime.files import atomic_write, locked
 from logreg_lightning.runtime.processes import rank
-
-if TYPE_CHECKING:
-    from logreg_lightning.model import LogisticRegression
 
 LOGS = Path("lightning_logs")
 
@@ -44,21 +40,6 @@ MAY_CHANGE = frozenset(
     )
 )
 """Settings that a resumed run may be given anew."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        path: Its folder.
-        results: What `results.json` holds.
-        model: The trained model, on the CPU, ready to predict.
-    """
-
-    path: Path
-    results: dict[str, Any]
-    model: LogisticRegression
 
 
 def create() -> Path:

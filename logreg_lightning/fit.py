@@ -108,13 +108,15 @@ def fit(
         _check(given, hyperparameters)
         folder, checkpoint = runs.find(resume) if resume is not None else (None, None)
         processes.end_with_parent(_lost(folder))
+        started: dict[str, Any] = {}
         if folder is not None:
             stack.enter_context(runs.used_by_one(folder))
+            started = runs.read_config(folder)
             if data.dataset == "auto":
-                data.dataset = runs.read_config(folder)["data"]["dataset"]
+                data.dataset = started["data"]["dataset"]
         config = _config(data, given, hyperparameters)
         if folder is not None:
-            runs.check_config(folder, config)
+            runs.check_config(folder, started, config)
         state = checkpoints.read(checkpoint) if checkpoint is not None else None
         saver = checkpoints.Saver()
         trainer = _trainer(given, _callbacks(saver, val_check_interval, pictures))
@@ -128,7 +130,7 @@ def fit(
             if _is_finished(folder, data, config, state):
                 return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
         say(data.describe())
-        config["threads"] = threads or _threads(folder, data, trainer)
+        config["threads"] = threads or _threads(started, data, trainer)
         if config["threads"] is not None:
             stack.enter_context(use_threads(config["threads"]))
         say(_computes_on(trainer, config["threads"]))
@@ -163,7 +165,7 @@ def fit(
         if pictures and processes.rank() == 0:
             from logreg_lightning import figures
 
-            figures.draw(trainer.logger.experiment, net, data, trainer.fit_loop.epoch_loop.global_step)
+            figures.draw(trainer.logger.experiment, net, data, trainer.global_step)
         trainer.logger.experiment.flush()
 
         # 6. The results.
@@ -266,11 +268,11 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     return trainer
 
 
-def _threads(folder: Path | None, data: ImageDataModule, trainer: L.Trainer) -> int | None:
+def _threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> int | None:
     """Those that the run began with, or as many as a step is worth; None where that is left to Lightning and torch."""
     if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
         return None
-    before: int | None = runs.read_config(folder).get("threads") if folder is not None else None
+    before: int | None = started.get("threads")
     work = data.batch_size * math.prod(data.data.image_shape) * len(data.data.classes)
     return before or threads_for(work)
 
@@ -353,7 +355,7 @@ def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, seed: int) -> dict[str, Any]:
-    steps = trainer.fit_loop.epoch_loop.global_step
+    steps = trainer.global_step
     return {
         "command": processes.command_line(),
         "dataset": data.dataset,
@@ -413,7 +415,7 @@ def build_parser() -> ArgumentParser:
     """The flags of `fit.py`."""
     parser = cli.new_parser("fit", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
-    parser.add_function_arguments(fit, skip={"data", "lr", "momentum", "weight_decay", "schedule", *_FROM_THE_DATA})
+    parser.add_function_arguments(fit, skip={"data", *inspect.signature(LogisticRegression).parameters})
     parser.add_class_arguments(ImageDataModule, "data")
     parser.add_class_arguments(LogisticRegression, "model", skip=set(_FROM_THE_DATA))
     return parser

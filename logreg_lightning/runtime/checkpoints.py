@@ -100,13 +100,11 @@ class Saver(L.Callback):
         self._since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if self.plan.is_point(step) and not self.plan.is_validation(step) and not self.plan.is_epoch_end(step):
+        if self.plan.is_save(trainer.global_step):
             self._save(trainer, "last.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        step = trainer.global_step
-        if self.plan.is_epoch_end(step) and not self.plan.is_validation(step) and self.plan.max_steps == -1:
+        if self.plan.is_epoch_end_save(trainer.global_step):
             self._save(trainer, "last.ckpt")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -79,12 +79,23 @@ class Plan:
         return list(zip(starts, [*starts[1:], self.steps_per_epoch], strict=True))
 
     def is_point(self, step: int) -> bool:
-        """Whether a point of the training curve is due after `step` optimiser steps, and with it a save.
+        """Whether a point of the training curve is due after `step` optimiser steps.
 
         Also at a validation: its save must find no window of the curve half full.
         """
         in_epoch = step % self.steps_per_epoch if self.steps_per_epoch else step
         return in_epoch % LOG_EVERY == 0 or step == self.max_steps or self.is_validation(step)
+
+    def is_save(self, step: int) -> bool:
+        """Whether the run is saved right after the batch that ends with `step`.
+
+        Where a validation follows, it is saved at that one's end, and at an epoch's end see `is_epoch_end_save`.
+        """
+        return self.is_point(step) and not self.is_validation(step) and not self.is_epoch_end(step)
+
+    def is_epoch_end_save(self, step: int) -> bool:
+        """Whether the run is saved when the epoch that ends with `step` is over."""
+        return self.is_epoch_end(step) and not self.is_validation(step) and self.max_steps == -1
 
     def is_epoch_end(self, step: int) -> bool:
         """Whether an epoch ends after `step` optimiser steps."""

@@ -151,17 +151,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_config(folder: Path, config: dict[str, Any]) -> None:
-    """Makes sure that a run can be resumed with these settings.
+def check_config(folder: Path, started: dict[str, Any], config: dict[str, Any]) -> None:
+    """Makes sure that a run, started with some settings, can be resumed with these.
 
     Raises:
         InputError: one contradicts those that the run started with.
     """
-    started, now = flat(read_config(folder)), flat(config)
-    for key, value in now.items():
-        if key not in MAY_CHANGE and key in started and started[key] != value:
+    before = flat(started)
+    for key, value in flat(config).items():
+        if key not in MAY_CHANGE and key in before and before[key] != value:
             raise InputError(
-                f"`{key.rpartition('.')[2]}={value!r}` contradicts {folder}, which was started with {started[key]!r}; "
+                f"`{key.rpartition('.')[2]}={value!r}` contradicts {folder}, which was started with {before[key]!r}; "
                 "leave it out to resume, or start a new run without `resume`"
             )
 

@@ -101,7 +101,8 @@ class GraphedSteps:
         device = steps.images.device
         on_device = torch.tensor(rates, device=device, dtype=torch.float32)  # as the fused kernel reads them
         if steps.sizes != self.sizes and (self.graph is not None or steps.sizes not in self.seen):
-            self.seen.append(steps.sizes)
+            if self.graph is None:
+                self.seen.append(steps.sizes)
             return self.run(steps, on_device.unbind())
         if self.graph is None:
             self.sizes = steps.sizes

@@ -119,6 +119,8 @@ def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
         )
     unknown = re.search(r"--?([\w.-]+)", message) if message.lower().startswith("unrecognized arguments") else None
     if unknown:
-        near = difflib.get_close_matches(f"--{unknown[1]}", _flags(parser), n=1)
+        initials = "".join(word[:1] for word in unknown[1].split(".")[-1].split("_"))  # learning_rate is lr
+        named = [flag for flag in _flags(parser) if flag.endswith(f".{initials}")]
+        near = named or difflib.get_close_matches(f"--{unknown[1]}", _flags(parser), n=1)
         message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
     return message

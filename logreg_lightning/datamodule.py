@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning import datasets, folders
+from logreg_lightning import auto, datasets, folders
 from logreg_lightning.datasets import Dataset, Images
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.loader import EvalLoader, TrainLoader
@@ -29,9 +29,11 @@ class ImageDataModule(L.LightningDataModule):
             pictures for each class (or train, and val or test, with those inside), or with the four files of MNIST's
             format, raw or .gz, of any number of classes and any image size.
         root: Folder that the data sets' files are in or are downloaded to.
-        batch_size: Images in one optimiser step, over all processes together.
+        batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
+            images, from 8 to 200.
         val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
-            0 trains on all of them and watches the test set instead, as the tutorial does.
+            0 trains on all of them and watches the test set instead, as the tutorial does. Of a folder with a
+            folder of pictures for each class, the same share of each is held out.
         val_seed: Seed of that split; the training seed does not affect it.
         steps_per_execution: Optimiser steps that one call of training_step runs: it changes speed, never a result. A
             call always ends at every 50th step of an epoch, where curves are logged and the run is saved.
@@ -46,7 +48,7 @@ class ImageDataModule(L.LightningDataModule):
         self,
         dataset: str = "auto",
         root: str = "data",
-        batch_size: int = 200,
+        batch_size: int | Literal["auto"] = "auto",
         val_size: float = 0.1,
         val_seed: int = 0,
         steps_per_execution: int = 50,
@@ -62,15 +64,17 @@ class ImageDataModule(L.LightningDataModule):
             ("steps_per_execution", steps_per_execution),
             ("image_size", image_size),
         ):
-            if value < 1:
+            if value != "auto" and value < 1:
                 raise InputError(f"`{name}` must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
         self.save_hyperparameters()
         self.dataset, self.root = dataset, Path(root)
-        self.batch_size, self.val_size, self.val_seed = batch_size, val_size, val_seed
+        self.val_size, self.val_seed = val_size, val_seed
+        self.batch_size: Any = batch_size  # auto becomes a number in `setup`
         self.steps_per_execution, self.image_size, self.color = steps_per_execution, image_size, color
         self._loaded: Dataset | None = None
+        self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
         self._seed: int | None = None  # of the training images' order
 
@@ -108,9 +112,17 @@ class ImageDataModule(L.LightningDataModule):
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
-            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.val_seed))
-            is_val[order[:num_val]] = True
+            if class_folder and self.val_size:
+                share = self.val_size if self.val_size < 1 else num_val / len(indices)
+                is_val = datasets.stratified(data.train.labels[indices], share, self.val_seed)
+                self._split = "stratified"
+            else:
+                order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.val_seed))
+                is_val[order[:num_val]] = True
         self.val_indices, self.train_indices = indices[is_val], indices[~is_val]
+        if self.batch_size == "auto":
+            self.batch_size = auto.batch_size(len(self.train_indices))
+        auto.settle(self, batch_size=self.batch_size)
         self._loaded = data
 
     def _class_folder(self) -> Path | None:
@@ -124,11 +136,16 @@ class ImageDataModule(L.LightningDataModule):
         assert self._loaded is not None, "call prepare_data() and setup() first"
         return self._loaded
 
+    @property
+    def watches_test(self) -> bool:
+        """Whether there is no validation set, so that the test set takes its place during training."""
+        return not len(self.val_indices)
+
     def describe(self) -> str:
         """Name and sizes, and what else should be read, a line each."""
         val = (
             f"{len(self.val_indices):,} validation"
-            if len(self.val_indices)
+            if not self.watches_test
             else "no validation images: the test set is watched during training, so it is not unseen"
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
@@ -139,7 +156,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch; the last mini-batch may be smaller, as with `DataLoader`."""
-        return math.ceil(len(self.train_indices) / self.batch_size)
+        return -(-len(self.train_indices) // int(self.batch_size))
 
     @property
     def plan(self) -> Plan:
@@ -157,8 +174,12 @@ class ImageDataModule(L.LightningDataModule):
             images, self.train_indices, self.batch_size, self.plan, self._seed, *self._rank_and_world_size()
         )
 
+    def training_images(self) -> EvalLoader:
+        """Each training image once, from memory, in the data set's order."""
+        return EvalLoader(self.data.train, self.train_indices)
+
     def val_dataloader(self) -> EvalLoader:
-        if not len(self.val_indices):
+        if self.watches_test:
             return self.test_dataloader()
         return EvalLoader(self._resident(self.data.train), self.val_indices, *self._rank_and_world_size())
 
@@ -198,6 +219,7 @@ class ImageDataModule(L.LightningDataModule):
             "classes": list(self.data.classes),
             "image_shape": list(self.data.image_shape),
             "images": [len(self.train_indices), len(self.val_indices), self.data.num_test],
+            "split": self._split,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -75,6 +75,24 @@ class Dataset:
         return channels, height, width
 
 
+def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Which of the labels (N,) to hold out, bool (N,): that share of each class, drawn at random.
+
+    In all as many as the share makes; at least one of each class that has two.
+    """
+    counts = labels.bincount()
+    quotas = (counts * share).floor().long()
+    missing = round(len(labels) * share) - int(quotas.sum())
+    quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
+    quotas = torch.minimum(quotas.clamp(min=1), counts - 1)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)
+    for number, quota in enumerate(quotas.tolist()):
+        of_class = (labels == number).nonzero().flatten()
+        held_out[of_class[torch.randperm(len(of_class), generator=generator)[: max(quota, 0)]]] = True
+    return held_out
+
+
 def load(name: str, root: Path) -> Dataset:
     """The data set of that name, or in that folder, from the files there or under `root`; nothing is downloaded.
 

@@ -23,7 +23,8 @@ from logreg_lightning.errors import InputError
 from logreg_lightning.metrics import compute
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime.checkpoints import read
-from logreg_lightning.runtime.runs import checkpoint_of
+from logreg_lightning.runtime.runs import checkpoint_of, threads_of
+from logreg_lightning.runtime.threads import use_threads
 
 
 def build_parser() -> ArgumentParser:
@@ -56,7 +57,8 @@ def _run(settings: Namespace) -> None:
     check_data(checkpoint, model, data)
     if settings.split == "val" and not len(data.val_indices):
         raise InputError("--split val: this run has no validation images; use --split test")
-    found = evaluate(model, data, settings.split)
+    with use_threads(threads_of(checkpoint)):
+        found = evaluate(model, data, settings.split)
     if settings.pictures:
         write_figures(model, data, Path(settings.pictures))
     if settings.json:
@@ -119,7 +121,7 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
     count = 0
     for images, labels in data.val_dataloader() if split == "val" else data.test_dataloader():
         logits = model(images)
-        logged.update(logits, labels)
+        logged.update(logits, labels, class_weights=model.class_weights)
         more.update(logits, labels)
         count += len(labels)
     values = {name.removeprefix("test/"): value for name, value in compute(logged).items()}
@@ -146,6 +148,7 @@ def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
         "images": "images",
         "accuracy": "accuracy",
         "majority_class_accuracy": "  always predicting the most frequent class",
+        "balanced_accuracy": "balanced accuracy",
         "top3_accuracy": "top-3 accuracy",
         "loss": "loss (cross-entropy)",
         "calibration_error": "expected calibration error",

@@ -68,7 +68,7 @@ def export(model: LogisticRegression) -> bytes:
     """
     onnx = _onnx("onnx")
     helper, numpy_helper, types = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-    weight, bias = (value.detach().float().cpu().numpy() for value in (model.linear.weight, model.linear.bias))
+    weight, bias = (value.detach().float().cpu().numpy() for value in model.on_pixels())
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=types.FLOAT),
         helper.make_node("Div", ["floats", "255"], ["scaled"]),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,9 @@ SHOWN = 10
 MOST_CLASSES = 20
 """Of classes, in a picture that shows each."""
 
+SHADED = 0.98
+"""Of the weights, how many are within the scale of their picture; those beyond have its darkest colours."""
+
 BINS = 15
 """Of the reliability diagram, as many as the calibration error has."""
 
@@ -35,10 +39,13 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
     """Draws all pictures of a trained model into TensorBoard at that step, and the model's graph."""
     for tag, figure in figures(model, data).items():
         writer.add_figure(tag, figure, step)
-    graph = torch.nn.Sequential(torch.nn.Flatten(), model.linear, torch.nn.Softmax(1))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        linear = torch.nn.Linear(model.linear.in_features, model.linear.out_features)
+        for value, mine in zip(model.on_pixels(), (linear.weight, linear.bias), strict=True):
+            mine.copy_(value)
+        graph = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))
         warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
-        writer.add_graph(graph, model.linear.weight.new_zeros(1, *model.image_shape))
+        writer.add_graph(graph, linear.weight.new_zeros(1, *model.image_shape))
 
 
 class WeightFigures(L.Callback):
@@ -122,14 +129,14 @@ def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwa
 
 
 def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
-    """The weights of each class as an image, one symmetric scale for all; where there are colours, their mean."""
+    """The weights of each class as they act on pixels, on one symmetric scale; of colours, the mean."""
     shown = min(len(names), MOST_CLASSES)
-    values = model.linear.weight.detach().float().cpu()[:shown].reshape(shown, *model.image_shape).mean(1)
-    limit = float(values.abs().max())
+    values = model.on_pixels()[0].detach().float().cpu()[:shown].reshape(shown, *model.image_shape).mean(1)
+    limit = float(np.quantile(values.abs().numpy(), SHADED))  # the few largest are at pixels that are seldom lit
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
     drawn = _tiles(axes, values, names[:shown], 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
     return figure
 
 

@@ -25,7 +25,10 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from logreg_lightning import cli
+from logreg_lightning import auto, cli
+from logreg_lightning.advice import advice
+from logreg_lightning.auto import Adaptation
+from logreg_lightning.classifier import Calibration
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.hyperparameters import check
@@ -63,7 +66,7 @@ def fit(
     strategy: Literal["auto", "ddp"] = "auto",
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true",
     threads: int | None = None,
-    max_epochs: int = 10,
+    max_epochs: int | Literal["auto"] = "auto",
     max_steps: int = -1,
     val_check_interval: int | None = None,
     seed: int = 0,
@@ -84,13 +87,15 @@ def fit(
         precision: Lightning's names for the numbers to compute with.
         threads: CPU threads to compute with. Chosen by the size of an optimiser step when not given, unless the
             environment sets OMP_NUM_THREADS. Another number changes results by rounding.
-        max_epochs: Passes over the training images.
+        max_epochs: Passes over the training images; auto is 10, or as many as make 2,000 optimiser steps, or
+            `max_steps`.
         max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
         seed: Seed of the first weights and of the images' order.
         pictures: Draw figures for TensorBoard: weights, mistakes, confidence, data.
         resume: A run to resume in its own folder, with its own settings: last, a run's folder, or a .ckpt file.
-        hyperparameters: Of `LogisticRegression`: lr, momentum, weight_decay, schedule.
+        hyperparameters: Of `LogisticRegression`: lr, momentum, weight_decay, schedule, standardize, class_weight,
+            calibrate.
 
     Returns:
         The run: its folder, its results, its model.
@@ -112,27 +117,30 @@ def fit(
         if folder is not None:
             stack.enter_context(runs.used_by_one(folder))
             started = runs.read_config(folder)
-            if data.dataset == "auto":
-                data.dataset = started["data"]["dataset"]
-        config = _config(data, given, hyperparameters)
+        config = _as_started(_config(data, given, hyperparameters), started)
+        data.dataset, data.batch_size = config["data"]["dataset"], config["data"]["batch_size"]
         if folder is not None:
             runs.check_config(folder, started, config)
         state = checkpoints.read(checkpoint) if checkpoint is not None else None
         saver = checkpoints.Saver()
-        trainer = _trainer(given, _callbacks(saver, val_check_interval, pictures))
+        trainer = _trainer(config, _callbacks(saver, val_check_interval, pictures))
 
         # 2. The data.
         data.prepare_data()
         data.setup()
         data.trainer = trainer
+        config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
+        if config["max_epochs"] == "auto":
+            trainer.fit_loop.max_epochs = auto.epochs(data.steps_per_epoch, max_steps)
+            if max_steps == -1:  # else it stays auto: a resumed run may be given more steps
+                config["max_epochs"] = trainer.max_epochs
         if folder is not None and checkpoint is not None and state is not None:
-            checkpoints.check_fingerprint(checkpoint, state["ImageDataModule"], data.fingerprint())
+            checkpoints.check_resumable(checkpoint, state, data.fingerprint())
             if _is_finished(folder, data, config, state):
                 return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
         say(data.describe())
         config["threads"] = threads or _threads(started, data, trainer)
-        if config["threads"] is not None:
-            stack.enter_context(use_threads(config["threads"]))
+        stack.enter_context(use_threads(config["threads"]))
         say(_computes_on(trainer, config["threads"]))
 
         # 3. The model, with the same first weights whatever was drawn before.
@@ -142,8 +150,12 @@ def fit(
         net = LogisticRegression(
             channels * height * width, len(names), **config["model"], image_shape=shape, class_names=names
         )
-        if state is not None:
+        if state is None:
+            auto.adapt(net, data.training_images(), data.batch_size)
+            config["model"] |= {"lr": net.lr, "weight_decay": net.weight_decay}
+        else:
             _say_new_schedule(net, data, state)
+        say(_chosen(config, data))
 
         # 4. The run's folder.
         if folder is None and processes.rank() == 0:
@@ -155,7 +167,7 @@ def fit(
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
             stack.enter_context(processes.starting_others(checkpoint or folder, _lost(folder)))
         stack.enter_context(_one_sentence(folder))
-        _begin(folder, config | {"data": config["data"] | {"dataset": data.dataset}}, checkpoint, state)
+        _begin(folder, config, checkpoint, state)
         if state is None:
             runs.write_hparams(trainer.logger, _hparams(data, config))
 
@@ -169,9 +181,11 @@ def fit(
         trainer.logger.experiment.flush()
 
         # 6. The results.
-        results = _results(trainer, data, saver, seed)
+        results = _results(trainer, data, saver, config, net)
         runs.write_results(saver.folder, results)
-        _say_results(saver.folder, data, results, config)
+        num_test = data.data.num_test
+        remark = advice(results, saver.halfway, len(data.val_indices) or num_test, num_test)
+        _say_results(saver.folder, data, results, config, remark)
         return Run(saver.folder, results, net.cpu().eval())
 
 
@@ -192,7 +206,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check(given: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
     check(**hyperparameters)
     for name in ("max_epochs", "num_nodes", "val_check_interval", "threads"):
-        if given[name] is not None and given[name] < 1:
+        if given[name] not in (None, "auto") and given[name] < 1:
             raise InputError(f"`{name}` must be at least 1, not {given[name]}")
     if not 0 <= given["seed"] < 2**32:
         raise InputError(f"`seed` must be from 0 to {2**32 - 1}, not {given['seed']}")
@@ -211,6 +225,14 @@ def _config(data: ImageDataModule, given: dict[str, Any], hyperparameters: dict[
     return {**given, "resume": None, "data": settings, "model": {**defaults, **hyperparameters}}
 
 
+def _as_started(config: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
+    """The settings, those that are auto as they became when the run was started."""
+    filled = {name: started.get(name, value) if value == "auto" else value for name, value in config.items()}
+    return filled | {
+        name: _as_started(value, started.get(name, {})) for name, value in config.items() if isinstance(value, dict)
+    }
+
+
 _FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names")
 
 
@@ -222,7 +244,8 @@ def _callbacks(saver: checkpoints.Saver, val_check_interval: int | None, picture
         from logreg_lightning.figures import WeightFigures
 
         drawn = [WeightFigures(saver)]
-    return [TrainingCurve(), progress(val_check_interval), *drawn, saver, StopOnSignal(saver)]
+    shown = progress(val_check_interval)
+    return [TrainingCurve(), Adaptation(), Calibration(), shown, *drawn, saver, StopOnSignal(saver)]
 
 
 def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
@@ -230,7 +253,7 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     # Lightning's own requeueing on SLURM saves where nothing here looks for it.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
     interval = given["val_check_interval"]
-    settings = {name: given[name] for name in names}
+    settings = {name: given[name] for name in names if given[name] != "auto" or name != "max_epochs"}
     if MPSAccelerator.is_available() and settings["accelerator"] == "auto":
         # For so small a model an Apple GPU would mostly wait: each of a step's ten operators takes longer to start than
         # to compute. The CPU also has float64, and the same results on every machine.
@@ -266,6 +289,15 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
             f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
         )
     return trainer
+
+
+def _chosen(config: dict[str, Any], data: ImageDataModule) -> str:
+    """What training will do, chosen or given."""
+    steps, model = data.plan.run_steps or 0, config["model"]
+    return (
+        f"Training for {steps:,} steps of {data.batch_size} images, {steps / data.steps_per_epoch:.3g} epochs, with lr "
+        f"{model['lr']:g}, weight_decay {model['weight_decay']:g}"
+    )
 
 
 def _threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> int | None:
@@ -354,25 +386,34 @@ def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _results(trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, seed: int) -> dict[str, Any]:
+def _results(
+    trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, config: dict[str, Any], net: LogisticRegression
+) -> dict[str, Any]:
     steps = trainer.global_step
     return {
         "command": processes.command_line(),
         "dataset": data.dataset,
         "epochs": math.ceil(steps / data.steps_per_epoch),
         "steps": steps,
+        "checkpoint": "checkpoints/last.ckpt",
+        "lr": config["model"]["lr"],
+        "weight_decay": config["model"]["weight_decay"],
+        "temperature": 1.0 if net.temperature is None else float(net.temperature),
+        "batch_size": data.batch_size,
         "fit_seconds": saver.fit_seconds,
         "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
         "devices": trainer.num_devices,
         **saver.validated,
         **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
         "majority_class_accuracy": data.test_labels().bincount().max().item() / data.data.num_test,
-        "seed": seed,
+        "seed": config["seed"],
         "versions": runs.versions(),
     }
 
 
-def _say_results(folder: Path, data: ImageDataModule, results: dict[str, Any], config: dict[str, Any]) -> None:
+def _say_results(
+    folder: Path, data: ImageDataModule, results: dict[str, Any], config: dict[str, Any], remark: str | None
+) -> None:
     majority = data.data.classes[int(data.test_labels().bincount().argmax())]
     shown = {
         **{name: value for name, value in results.items() if name.startswith("test/")},
@@ -386,6 +427,7 @@ def _say_results(folder: Path, data: ImageDataModule, results: dict[str, Any], c
         f"\nRun:                {folder}\n"
         f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {folder.parent}\n"
         f"Train longer with:  {_train_longer(folder, config, results['steps'])}"
+        + (f"\n\nNote: {remark}" if remark else "")
     )
 
 
@@ -439,8 +481,8 @@ def main(argv: list[str] | None = None) -> None:
 def _settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
     """The run's own settings under those on the command line; `fit` refuses what contradicts the run."""
     try:
-        settings: Namespace = parser.parse_path(folder / "config.yaml", defaults=True)
-    except (ArgumentError, UnicodeDecodeError) as error:
+        settings: Namespace = parser.parse_object(runs.read_config(folder), defaults=True)
+    except ArgumentError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
     settings.threads = None  # `fit` takes the run's where the run goes on in one process

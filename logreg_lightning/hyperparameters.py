@@ -10,10 +10,11 @@ from logreg_lightning.errors import InputError
 from logreg_lightning.preprocess import square_shape
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (lambda lr: 0 < lr < math.inf, "a positive number"),
+    "lr": (lambda lr: lr == "auto" or 0 < lr < math.inf, "auto or a positive number"),
     "momentum": (lambda momentum: 0 <= momentum < 1, "from 0 to below 1"),
-    "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or a positive number"),
+    "weight_decay": (lambda decay: decay == "auto" or 0 <= decay < math.inf, "auto, 0 or a positive number"),
     "schedule": (lambda schedule: schedule in ("constant", "cosine"), "constant or cosine"),
+    "class_weight": (lambda weight: weight in (None, "balanced"), "balanced or not given"),
 }
 
 

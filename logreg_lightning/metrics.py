@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassRecall
+
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 2.0**20)
+"""What logits may be divided by where they are too sure of themselves. By a power of two no digit is lost; the last one
+makes all classes equally probable, but for their order."""
 
 
 class Metrics(MetricCollection):
@@ -17,47 +21,76 @@ class Metrics(MetricCollection):
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         return self if _has_no_float64(fn(torch.empty(0))) else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
-        super().update(*((part.cpu() if _has_no_float64(part) else part) for part in (logits, labels)))
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(*map(_with_float64, args), **{name: _with_float64(value) for name, value in kwargs.items()})
 
 
 def _has_no_float64(tensor: Tensor) -> bool:
     return tensor.device.type == "mps"
 
 
+def _with_float64(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) and _has_no_float64(value) else value
+
+
 class CrossEntropy(Metric):
-    """Mean cross-entropy in nats of logits (N, classes) with labels (N,), summed in float64."""
+    """Mean cross-entropy in nats of logits (N, classes) with labels (N,), summed in float64.
+
+    With class weights, float (classes,), it is the weighted mean.
+
+    Attributes:
+        calibrates: Whether to divide the logits by the one of the temperatures that makes the loss smallest.
+        temperature: That one, once the loss was computed.
+    """
 
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, temperatures: tuple[float, ...] = (1.0,)) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.temperatures, self.temperature, self.calibrates = temperatures, 1.0, False
+        self.add_state("total", torch.zeros(len(temperatures), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> None:
         # Not in place: a reset under torch.inference_mode leaves states that nothing may change afterwards.
-        self.total = self.total + F.cross_entropy(logits, labels, reduction="none").double().sum()
-        self.count = self.count + len(labels)
+        losses = [F.cross_entropy(logits / t, labels, class_weights, reduction="none") for t in self.temperatures]
+        self.total = self.total + torch.stack([loss.double().sum() for loss in losses])
+        counted = len(labels) if class_weights is None else class_weights[labels].double().sum()
+        self.count = self.count + counted
 
     def compute(self) -> Tensor:
-        return self.total / self.count
+        best = int(self.total.argmin()) if self.calibrates else 0
+        self.temperature = self.temperatures[best]
+        return self.total[best] / self.count
 
 
-def val_metrics(num_classes: int) -> MetricCollection:
+class BalancedAccuracy(MulticlassRecall):
+    """Mean of the classes' recalls, as scikit-learn has it: a class that no image has does not count."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, average=None, validate_args=False)
+
+    def compute(self) -> Tensor:
+        true_positives, _, _, false_negatives = self._final_state()
+        there = true_positives + false_negatives > 0
+        return (true_positives[there] / (true_positives + false_negatives)[there]).mean()
+
+
+def val_metrics(num_classes: int, temperatures: tuple[float, ...] = (1.0,)) -> MetricCollection:
     """Loss and accuracy, prefixed `val/`."""
     accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-    return Metrics({"loss": CrossEntropy(), "accuracy": accuracy}, prefix="val/", compute_groups=False)
+    return Metrics({"loss": CrossEntropy(temperatures), "accuracy": accuracy}, prefix="val/", compute_groups=False)
 
 
 def test_metrics(num_classes: int) -> MetricCollection:
-    """The same and the expected calibration error, prefixed `test/`.
+    """The same, balanced accuracy and the expected calibration error, prefixed `test/`.
 
     Its 15 bins and L1 norm: Guo et al. 2017, On Calibration of Modern Neural Networks, https://arxiv.org/abs/1706.04599.
     """
     metrics = val_metrics(num_classes).clone("test/")
     calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
+    metrics["balanced_accuracy"] = BalancedAccuracy(num_classes)
     metrics["calibration_error"] = calibration
     return metrics
 

@@ -1,7 +1,8 @@
-"""Measures this project against the tutorial's loop, stock Lightning, a bare loop and scikit-learn.
+"""Measures this project against the tutorial's loop, stock Lightning, a bare loop, scikit-learn and tuning by hand.
 
 python scripts/benchmark.py
 python scripts/benchmark.py --only recipe --repeats 9 --json
+python scripts/benchmark.py --only images
 python scripts/benchmark.py --write docs/performance.md
 python scripts/benchmark.py --only gpu --write docs/gpu.md
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
 import statistics
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -198,6 +200,33 @@ def evaluation(folder: str) -> Figures:
     return {"evaluated": len(images) / validated, "predicted": len(images) / (time.perf_counter() - begun)}
 
 
+RATES = [float(f"{10 ** (4 * number / 11 - 4):.3g}") for number in range(12)]
+"""Learning rates from 1e-4 to 1."""
+
+
+def untuned(sets: dict[str, dict[str, Any]], rates: list[float], seed: int, limits: dict[str, Any]) -> Figures:
+    """What the default command reaches on each data set, and the test accuracy at each rate, all else default."""
+    from logreg_lightning import ImageDataModule, errors
+    from logreg_lightning import fit as fit_here
+
+    def results(images: ImageDataModule, **lr: Any) -> dict[str, Any]:
+        try:
+            return fit_here(images, seed=seed, pictures=False, accelerator="cpu", **limits, **lr).results
+        except errors.RunError:  # it diverged
+            return {"lr": math.nan, "test/accuracy": 0.0, "test/loss": math.inf, "val/loss": math.inf}
+
+    found: Figures = {}
+    for name, data in sets.items():
+        images = ImageDataModule(**data)
+        default = results(images)
+        found |= {f"{name}: {figure}": default[figure] for figure in ("lr", "test/accuracy", "test/loss", "val/loss")}
+        found[f"{name}: images"] = len(images.train_indices) + len(images.val_indices)
+        found[f"{name}: classes"] = len(images.data.classes)
+        for rate in rates:
+            found[f"{name}: test/accuracy at {rate}"] = results(ImageDataModule(**data), lr=rate)["test/accuracy"]
+    return found
+
+
 QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
 
 
@@ -213,7 +242,7 @@ def stepper(batch: int, features: int, device: str = "cpu") -> tuple[LogisticReg
     torch.manual_seed(0)
     images = torch.randint(0, 256, (count * batch, 1, 1, features), dtype=torch.uint8)
     labels = torch.randint(0, 10, (count * batch,))
-    model = LogisticRegression(features, 10, image_shape=(1, 1, features)).to(device)
+    model = LogisticRegression(features, 10, lr=0.01, weight_decay=1e-3, image_shape=(1, 1, features)).to(device)
     model.trainer = L.Trainer(**QUIET)  # not in a trainer's hands: it only says that there is one process
     model.configure_optimizers()
     return model, Steps(images.to(device), labels.to(device), [batch] * count, [batch] * count)
@@ -435,8 +464,64 @@ def many_images(root: Path, count: int, folder: Path) -> Path:
     return place
 
 
+def picture_folders(root: Path, folder: Path, quick: bool) -> dict[str, dict[str, Any]]:
+    """Settings of data sets that are made here: folders of pictures, of MNIST and of scikit-learn's digits.
+
+    MNIST's training images become `train`, its test images `test`.
+    """
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+    from torchvision.datasets import MNIST
+
+    rng = np.random.default_rng(0)
+
+    def save(name: str, pictures: Iterable[Image.Image], labels: Any, kind: str = "png") -> None:
+        for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            file = folder / name / str(label) / f"{number}.{kind}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)  # a JPEG with PIL's quality, 75
+
+    def tinted(pixels: Any) -> Image.Image:
+        side = int(rng.integers(20, 61))
+        scaled = np.asarray(Image.fromarray(pixels).resize((side, side)))
+        return Image.fromarray((scaled[..., None] * rng.uniform(0.4, 1, 3)).astype(np.uint8))
+
+    for split, count, of_each in (("train", 10_000, 40), ("test", 2_000, 892)):  # MNIST has 892 fives to test on
+        count, of_each = (100, 10) if quick else (count, of_each)
+        source = MNIST(root, train=split == "train")
+        order = rng.permutation(len(source))
+        pixels, labels = source.data.numpy()[order], source.targets.numpy()[order]
+        save(f"jpegs/{split}", map(tinted, pixels[:count]), labels[:count], "jpg")
+        save(f"inverted/{split}", map(Image.fromarray, 255 - pixels[:count]), labels[:count])
+        rare, others = np.flatnonzero(labels == 8)[: count // 100], np.flatnonzero(labels != 8)[: count - count // 100]
+        few = [np.flatnonzero(labels == digit)[:of_each] for digit in (3, 5)]
+        for name, parts in (("rare", [rare, others]), ("few", few)):
+            chosen = np.concatenate(parts)
+            save(f"{name}/{split}", map(Image.fromarray, pixels[chosen]), labels[chosen])
+    small = load_digits()
+    tints = np.array([(255, 150, 100), (120, 230, 120), (110, 150, 255)])[rng.integers(0, 3, len(small.target))]
+    pixels = (small.images[..., None] / 16 * tints[:, None, None]).astype(np.uint8)
+    save("tints", map(Image.fromarray, pixels), small.target)
+    names = {
+        "MNIST as colour JPEGs of mixed sizes": "jpegs",
+        "MNIST inverted": "inverted",
+        "scikit-learn's digits in three tints": "tints",
+        "MNIST, the 8 one image in 100": "rare",
+        "MNIST's 3 and 5, 40 pictures of each": "few",
+    }
+    return {
+        label: {"dataset": str(folder / name), "root": str(folder), "color": name == "tints"}
+        for label, name in names.items()
+    }
+
+
 def median(found: list[Figures], name: str) -> float:
     return statistics.median(figures[name] for figures in found)
+
+
+def mean(found: list[Figures], name: str) -> float:
+    return statistics.mean(figures[name] for figures in found)
 
 
 def row(label: str, found: list[Figures], name: str, unit: str = "s") -> str:
@@ -449,8 +534,8 @@ def digits(value: float) -> str:
     return f"{float(f'{value:.3g}'):,g}"
 
 
-def ratio(label: str, value: float, bound: str) -> str:
-    return f"| {label} | **{value:.2f}** | {bound} |"
+def ratio(label: str, value: float, bound: str, places: int = 2) -> str:
+    return f"| {label} | **{value:.{places}f}** | {bound} |"
 
 
 TABLE = "| what | median | from, to |\n|---|---|---|"
@@ -605,6 +690,43 @@ def threads(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     return "\n".join(lines), {**steps, **fits}
 
 
+def images(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    rates, limits = (RATES[::4], {"max_steps": 20, "val_check_interval": 20}) if quick else (RATES, {})
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {name: {"dataset": name, "root": str(root)} for name in ("mnist", "digits")}
+        sets |= picture_folders(root, Path(folder), quick)
+        runs: dict[str, Callable[[], Figures]] = {
+            f"seed {seed}": functools.partial(in_a_process, untuned, sets, rates, seed, limits)
+            for seed in range(min(repeats, 3))
+        }
+        found = in_turns(runs, 1)
+    figures = [figures for [figures] in found.values()]
+    lines = [f"### Any images without tuning: the default command, mean over {', '.join(found)}", ""]
+    lines.append(
+        "| data set | training images | classes | default: test accuracy | test loss "
+        f"| best of {len(rates)} rates: test accuracy | at lr | difference in points |"
+    )
+    lines.append("|---" * 8 + "|")
+    points, shares = [], []
+    for name in sets:
+        count, classes, accuracy, loss, val_loss = (
+            mean(figures, f"{name}: {figure}")
+            for figure in ("images", "classes", "test/accuracy", "test/loss", "val/loss")
+        )
+        tuned = {rate: mean(figures, f"{name}: test/accuracy at {rate}") for rate in rates}
+        best = max(tuned, key=tuned.__getitem__)
+        points.append(100 * (accuracy - tuned[best]))
+        shares.append(val_loss / math.log(classes))
+        cells = f"{accuracy:.4f} | {loss:.4f} | {tuned[best]:.4f} | {best:g} | {points[-1]:+.2f}"
+        lines.append(f"| {name} | {count:,.0f} | {classes:.0f} | {cells} |")
+    lines += ["", RATIOS]
+    for name, least in (("mnist", 0.924), ("digits", 0.965)):
+        lines.append(ratio(f"{name}: test accuracy", mean(figures, f"{name}: test/accuracy"), f"at least {least}", 4))
+    lines.append(ratio("worst difference, in points", min(points), "at least -0.5"))
+    worst = ratio("`val/loss` at the end / log(classes), largest", max(shares), "at most 1")
+    return "\n".join([*lines, worst]), found
+
+
 def has_gpu() -> bool:
     import torch
 
@@ -661,7 +783,7 @@ def machine() -> str:
     return f"{processor()}, {count}{device}; {names}; commit {versions()['git_commit']}."
 
 
-Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "gpu"]
+Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "images", "gpu"]
 PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "recipe": recipe,
     "to_92": to_92,
@@ -669,6 +791,7 @@ PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "size": size,
     "evaluate": evaluate,
     "threads": threads,
+    "images": images,
     "gpu": gpu,
 }
 
@@ -705,7 +828,7 @@ def main(
     Args:
         root: Folder with MNIST, as --data.root of fit.py; the large data sets are made in it, 7 GB, once.
         only: One part of it. All of them where none is named, gpu only where there is one.
-        repeats: How often each is measured.
+        repeats: How often each is measured; images at most three times, each with a seed of its own.
         quick: A few steps of everything, once: to see that it works, not how fast.
         json_: Print all figures for programs.
         write: A Markdown file to put the tables into, between its two lines with "benchmark" or with a part's name.
@@ -729,6 +852,8 @@ def main(
 if __name__ == "__main__":
     from logreg_lightning import cli
 
-    parser = cli.new_parser("benchmark", "--only recipe", "Measures speed, in fresh processes that take turns.")
+    parser = cli.new_parser(
+        "benchmark", "--only recipe", "Measures speed, and accuracy untuned, in fresh processes that take turns."
+    )
     parser.add_function_arguments(main)
     cli.command("benchmark", parser, lambda settings: main(**settings), None)

@@ -52,7 +52,9 @@ def write_pictures(folder: Path, per_class: int = 30, names: tuple[str, ...] = (
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
             size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)), 3)
-            pixels = (np.array(COLORS[name]) + rng.integers(-30, 30, size)).clip(0, 255).astype(np.uint8)
+            pixels = (
+                (np.array(COLORS.get(name, (40, 200, 40))) + rng.integers(-30, 30, size)).clip(0, 255).astype(np.uint8)
+            )
             PIL.Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
 
 

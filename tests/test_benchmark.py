@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from conftest import contents
+
+from logreg_lightning.preprocess import read_picture
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +45,7 @@ def run(*flags: str) -> str:
         ("recipe", {"(a) the tutorial's loop", "(b) stock Lightning", "(c) bare loop", "(d) this project"}),
         ("size", {"600", "1200"}),
         ("evaluate", {"this project"}),
+        ("images", {"seed 0"}),
     ],
 )
 def test_quick_benchmark_measures_everyone(workdir: Path, part: str, names: set[str]) -> None:
@@ -63,6 +68,52 @@ def test_quick_benchmark_tries_every_number_of_threads(workdir: Path, benchmark:
     assert set(found) == {f"{name}, {state}" for name in settings for state in ("idle", "beside two busy processes")}
     for figures in found.values():
         assert len(figures) == 1 and figures[0]["steps"] == 20
+
+
+def test_the_best_rate_is_that_of_the_best_mean(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up figures: the second rate is best for seed 1 alone, the third on the whole."""
+    monkeypatch.setattr(benchmark, "RATES", [0.01, 0.1, 1.0])
+    monkeypatch.setattr(benchmark, "picture_folders", lambda *_: {})
+    accuracies = {0.01: [0.5, 0.5, 0.5], 0.1: [0.6, 0.99, 0.6], 1.0: [0.94, 0.93, 0.92]}
+
+    def made_up(_: object, sets: dict[str, object], rates: list[float], seed: int, limits: object) -> dict[str, float]:
+        found = {"images": 1234, "classes": 10, "test/accuracy": 0.925 + seed / 1000, "test/loss": 0.25, "val/loss": 1}
+        found |= {f"test/accuracy at {rate}": accuracies[rate][seed] for rate in rates}
+        return {f"{name}: {figure}": value for name in sets for figure, value in found.items()}
+
+    monkeypatch.setattr(benchmark, "in_a_process", made_up)
+    table, found = benchmark.images(Path("data"), 5, False)
+    assert set(found) == {"seed 0", "seed 1", "seed 2"}
+    assert "| mnist | 1,234 | 10 | 0.9260 | 0.2500 | 0.9300 | 1 | -0.40 |" in table.splitlines()
+    assert "| mnist: test accuracy | **0.9260** | at least 0.924 |" in table.splitlines()
+    assert "| worst difference, in points | **-0.40** | at least -0.5 |" in table.splitlines()
+    assert "| `val/loss` at the end / log(classes), largest | **0.43** | at most 1 |" in table.splitlines()
+
+
+def test_a_rate_at_which_training_diverges_counts_as_0(workdir: Path, benchmark: ModuleType) -> None:
+    limits = {"max_steps": 50, "val_check_interval": 50}
+    found = benchmark.untuned({"digits": {"dataset": "digits"}}, [0.01, 1e30], 0, limits)
+    assert found["digits: test/accuracy at 1e+30"] == 0
+    assert min(found["digits: test/accuracy"], found["digits: test/accuracy at 0.01"]) > 0.5
+    assert (found["digits: images"], found["digits: classes"]) == (1438, 10)
+
+
+def test_pictures_are_what_their_names_say_and_the_same_each_time(workdir: Path, benchmark: ModuleType) -> None:
+    first, again = (benchmark.picture_folders(Path("data"), Path(name), True) for name in ("first", "again"))
+    assert first.keys() == again.keys()
+    made = contents(Path("first"))
+    assert {file.relative_to("first"): content for file, content in made.items()} == {
+        file.relative_to("again"): content for file, content in contents(Path("again")).items()
+    }
+    counts = Counter((*file.parts[1:-2], file.parent.name == "8") for file in made)
+    for split in ("train", "test"):
+        assert counts["jpegs", split, False] + counts["jpegs", split, True] == 100
+    assert (counts["rare", "train", False], counts["rare", "train", True]) == (99, 1)
+    assert [len(list(Path("first/few/train", digit).iterdir())) for digit in "35"] == [10, 10]
+    assert counts["tints", False] + counts["tints", True] == 1797
+    jpegs = [read_picture(file) for file in Path("first/jpegs").rglob("*.jpg")]
+    assert {picture.mode for picture in jpegs} == {"RGB"}
+    assert len({picture.size for picture in jpegs}) > 20 and all(20 <= picture.width <= 60 for picture in jpegs)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

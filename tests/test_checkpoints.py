@@ -111,7 +111,7 @@ def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str)
 
 
 def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data.dataset=mnist", "--data.batch_size=4"]
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.2"]
     long = curves(fit(*flags, "--max_epochs=4"))
     fit(*flags, "--max_epochs=2")
     capsys.readouterr()

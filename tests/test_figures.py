@@ -35,7 +35,7 @@ def events(run: Path) -> EventAccumulator:
 
 @pytest.mark.parametrize("flags", ["--data.val_size=0.1", "--data.val_size=0"])
 def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
-    run = fit("--data.dataset=mnist", "--max_epochs=2", "--pictures=true", flags)
+    run = fit("--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=2", "--pictures=true", flags)
     fit("--resume=last", "--max_epochs=3", "--pictures=true")
     found = events(run)
     assert set(found.Tags()["images"]) == TAGS and found.Tags()["graph"]
@@ -47,7 +47,7 @@ def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
 
 
 def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--data.dataset=mnist", "--max_epochs=3", "--pictures=true"]
+    flags = ["--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=3", "--pictures=true"]
     assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
     monkeypatch.setattr(figures.WeightFigures, "SHARE", float("inf"))
     steps = [image.step for image in events(fit(*flags)).Images("model/weights")]
@@ -58,12 +58,17 @@ def test_none_are_drawn_when_not_wanted(workdir: Path) -> None:
     assert events(fit("--data.dataset=digits", "--max_epochs=1", "--pictures=false")).Tags()["images"] == []
 
 
-def test_weights_share_one_symmetric_scale() -> None:
+def test_weights_share_one_symmetric_scale_as_they_act_on_pixels() -> None:
     model = LogisticRegression(16, 3)
+    assert model.standardizer is not None and model.temperature is not None
+    torch.nn.init.normal_(model.linear.weight)
+    model.standardizer.scale.copy_(torch.rand(16) + 0.5)
+    model.temperature.fill_(4)
     figure = figures.weights(model, ("a", "b", "c"))
     [drawn] = figure.axes[0].images
-    largest = float(model.linear.weight.detach().abs().max())
-    assert drawn.get_clim() == pytest.approx((-largest, largest))
+    weights = (model.linear.weight.detach() * model.standardizer.scale / 4).abs().flatten()
+    limit = float(np.percentile(weights.numpy(), 98))
+    assert drawn.get_clim() == pytest.approx((-limit, limit)) and limit < weights.max()
     assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b", "c"]
 
 

@@ -78,7 +78,7 @@ def test_an_interrupt_saves_first_and_the_same_call_resumes(
     assert [signal.getsignal(number) for number in signal.valid_signals()] == before
     folder = newest()
     assert f"Resume with: fit(data, resume={str(folder)!r})" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"`lr=0.3` contradicts .*, which was started with 0.2"):
+    with pytest.raises(InputError, match=r"`lr=0.3` contradicts .*, which was started with 0.0"):
         fit(small(), resume="last", lr=0.3, **SHORT)
     run = fit(small(), resume="last", **SHORT)
     assert run.path == folder and outcome(folder) == expected
@@ -112,7 +112,7 @@ def test_trains_outside_the_main_thread(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"lr": -1}, "`lr` must be a positive number, not -1"),
+        ({"lr": -1}, "`lr` must be auto or a positive number, not -1"),
         ({"schedule": "wavy"}, "`schedule` must be constant or cosine"),
         ({"max_epochs": 0}, "`max_epochs` must be at least 1, not 0"),
         ({"resume": "last"}, "no checkpoint found"),

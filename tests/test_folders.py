@@ -15,6 +15,7 @@ from conftest import COLORS, fit, refused, write_pictures
 
 from logreg_lightning import folders
 from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.datasets import stratified
 from logreg_lightning.runtime.files import LOCK
 
 
@@ -131,3 +132,32 @@ def test_a_folder_that_is_no_data_set(
     spoil()
     refused(["--data.dataset=pets"], named, capsys)
     assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(("val_size", "held_out"), [(0.1, [5, 1, 1]), (0.5, [24, 8, 3]), (14, [10, 3, 1])])
+def test_the_validation_split_is_stratified(workdir: Path, val_size: float, held_out: list[int]) -> None:
+    for name, count in (("many", 60), ("some", 20), ("few", 8)):
+        write_pictures(Path("pets"), count, (name,))
+
+    def split(seed: int) -> ImageDataModule:
+        data = module(val_size=val_size, val_seed=seed)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    data, again, other = split(0), split(0), split(1)
+    counts = data.data.train.labels[data.val_indices].bincount(minlength=3)
+    by_name = dict(zip(data.data.classes, counts.tolist(), strict=True))
+    assert [by_name[name] for name in ("many", "some", "few")] == held_out
+    assert torch.equal(data.val_indices, again.val_indices) and not torch.equal(data.val_indices, other.val_indices)
+    assert not set(data.val_indices.tolist()) & set(data.train_indices.tolist())
+    assert len(data.val_indices) + len(data.train_indices) == 48 + 16 + 6
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 2), (3, 40), (1, 100)])
+def test_a_class_is_never_held_out_whole(counts: tuple[int, int]) -> None:
+    labels = torch.repeat_interleave(torch.arange(2), torch.tensor(counts))
+    for share in (0.01, 0.1, 0.9):
+        left = labels[~stratified(labels, share, 0)].bincount(minlength=2)
+        assert left.min() >= 1
+        assert all(number == 1 or number > kept for number, kept in zip(counts, left.tolist(), strict=True))

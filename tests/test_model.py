@@ -9,7 +9,7 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from conftest import curves, fit
+from conftest import curves, fit, refused
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +29,7 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
     run = fit(
         *("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=2", "--seed=3"),
         *("--model.lr=0.1", "--model.momentum=0.9", "--model.weight_decay=1e-4", "--model.schedule=constant"),
+        *("--model.standardize=false", "--model.calibrate=false"),
         f"--data.steps_per_execution={steps_per_execution}",
     )
     data = ImageDataModule("mnist", batch_size=8)
@@ -39,7 +40,8 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
 
     torch.manual_seed(3)
     linear = nn.Linear(784, 10)
-    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    decays: list[dict[str, Any]] = [{"params": [linear.weight], "weight_decay": 1e-4}, {"params": [linear.bias]}]
+    optimizer = torch.optim.SGD(decays, lr=0.1, momentum=0.9)
     for epoch in range(2):
         for indices in torch.split(loader.order(epoch), 8):
             images = data.data.train.pixels[indices].reshape(-1, 784).float() / 255
@@ -49,7 +51,50 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
             optimizer.step()
     for name, value in trained(run).items():
         assert torch.equal(value, linear.state_dict()[name])
+    assert set(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]) == {
+        "linear.weight",
+        "linear.bias",
+    }
     assert json.loads((run / "results.json").read_text())["steps"] == 2 * 68
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_the_folded_step_is_that_of_a_plain_loop_over_standardised_floats(
+    workdir: Path, class_weight: str | None
+) -> None:
+    weighted = [f"--model.class_weight={class_weight}"] if class_weight else []
+    run = fit(
+        *("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=2", "--seed=3", "--model.schedule=constant"),
+        *("--model.lr=0.01", "--model.weight_decay=1e-2", *weighted),
+    )
+    data = ImageDataModule("mnist", batch_size=8)
+    torch.manual_seed(3)
+    data.prepare_data()
+    data.setup()
+    loader = data.train_dataloader()
+    floats = data.data.train.pixels.reshape(-1, 784).double() / 255
+    images, labels = floats[data.train_indices], data.data.train.labels[data.train_indices]
+    scale = 1 / torch.maximum(images.std(0, correction=0), 0.3 * images.std(correction=0))
+    standardised = (floats - images.mean(0)) * scale
+    weights = len(labels) / (10 * labels.bincount(minlength=10)) if class_weight else torch.ones(10)
+    linear = nn.Linear(784, 10, dtype=torch.float64)
+    nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
+    decays: list[dict[str, Any]] = [{"params": [linear.weight], "weight_decay": 1e-2}, {"params": [linear.bias]}]
+    optimizer = torch.optim.SGD(decays, lr=0.01, momentum=0.9)
+    for epoch in range(2):
+        for indices in torch.split(loader.order(epoch), 8):
+            targets = data.data.train.labels[indices]
+            losses = nn.functional.cross_entropy(linear(standardised[indices]), targets, reduction="none")
+            optimizer.zero_grad()
+            (losses * weights[targets]).mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    for name, value in trained(run).items():
+        torch.testing.assert_close(value.double(), linear.state_dict()[name], rtol=1e-5, atol=1e-5)
+
+    test = (data.data.test.pixels.reshape(-1, 784).double() / 255 - images.mean(0)) * scale
+    model = LogisticRegression.load(run)
+    expected = (linear(test) / cast(Tensor, model.temperature)).softmax(1)
+    torch.testing.assert_close(model.predict_proba(data.data.test.pixels).double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
@@ -78,14 +123,14 @@ def test_scales_pixels_as_to_tensor_does() -> None:
     from torchvision.transforms.functional import to_tensor
 
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    model = LogisticRegression(256, 2)
+    model = LogisticRegression(256, 2, standardize=False)
     nn.init.eye_(model.linear.weight)
     expected = to_tensor(pixels[0, 0].numpy()).reshape(1, -1)
     assert torch.equal(model(pixels), model.linear(expected))
 
 
 def test_reports_the_metrics_of_the_saved_weights(workdir: Path) -> None:
-    run = fit("--data.dataset", "mnist", "--max_epochs", "3")
+    run = fit("--data.dataset", "mnist", "--max_epochs", "3", "--model.standardize=false")
     results = json.loads((run / "results.json").read_text())
     data = ImageDataModule("mnist")
     data.prepare_data()
@@ -126,7 +171,8 @@ def test_a_plain_trainer_trains_as_the_command_does(workdir: Path) -> None:
         trainer.test(model, data_module(), verbose=False),
     )
     assert val == {name: results[name] for name in ("val/loss", "val/accuracy")}
-    assert test == {name: results[name] for name in ("test/loss", "test/accuracy", "test/calibration_error")}
+    names = ("test/loss", "test/accuracy", "test/balanced_accuracy", "test/calibration_error")
+    assert test == {name: results[name] for name in names}
     trainer.fit(model, datamodule=data_module())  # nothing left to do
     assert trainer.global_step == 204
 
@@ -192,7 +238,7 @@ def test_a_plain_data_loader_is_one_step_a_batch(workdir: Path, floats: bool) ->
     pixels, labels = data.data.train.pixels[:100], data.data.train.labels[:100]
     loader = DataLoader(TensorDataset(pixels / 255 if floats else pixels, labels), batch_size=16)
     torch.manual_seed(0)
-    model = LogisticRegression(784, 10, lr=0.1, schedule="constant")
+    model = LogisticRegression(784, 10, lr=0.1, weight_decay=0, schedule="constant", standardize=False)
     trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, **QUIET)
     trainer.fit(model, loader, loader)
     assert trainer.global_step == 14
@@ -230,23 +276,33 @@ def test_a_stock_checkpoint_gives_a_model_that_predicts(workdir: Path) -> None:
         LogisticRegression.load_from_checkpoint(__file__)
 
 
-def test_a_checkpoint_of_format_1_is_read_and_resumed(workdir: Path) -> None:
-    flags = ["--data.dataset=mnist", "--data.batch_size=8", "--model.schedule=constant"]
+def test_a_checkpoint_of_format_1_is_read_and_resumed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=8", "--model.schedule=constant", "--model.weight_decay=0"]
+    flags += ["--model.standardize=false", "--model.calibrate=false"]
     run = fit(*flags, "--max_epochs=2")
     whole = fit(*flags, "--max_epochs=4")
     file = run / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     content["format"] = 1
     new = content["hyper_parameters"]
+    unknown = ("image_shape", "class_names", "standardize", "class_weight", "calibrate")
     content["hyper_parameters"] = {
         "inputs": new.pop("in_features"), "classes": new.pop("num_classes"),
-        **{name: value for name, value in new.items() if name not in ("image_shape", "class_names")},
+        **{name: value for name, value in new.items() if name not in unknown},
     }  # fmt: skip
+    del content["ImageDataModule"]["split"], content["callbacks"]["Saver"]["halfway"]
+    settings = [
+        line for line in (run / "config.yaml").read_text().splitlines() if line.split(":")[0].strip() not in unknown
+    ]
+    (run / "config.yaml").write_text("\n".join(settings))
     del content["ImageDataModule"]["seed"]
     torch.save(content, file)
     image = torch.zeros(28, 28, dtype=torch.uint8)
     for model in (LogisticRegression.load(run), LogisticRegression.load_from_checkpoint(file)):
         assert model.image_shape == (1, 28, 28) and model.predict(image)[0] in model.class_names
+    content["optimizer_states"][0]["param_groups"][0]["weight_decay"] = 1e-4  # of the bias too, which is no more
+    torch.save(content, run / "checkpoints" / "decayed.ckpt")
+    refused([f"--resume={run}/checkpoints/decayed.ckpt"], "its weight decay took the bias too", capsys)
     fit(f"--resume={run}", "--max_epochs=4")
     assert torch.equal(trained(run)["weight"], trained(whole)["weight"])
     assert curves(run)["train/loss"] == curves(whole)["train/loss"]
@@ -255,9 +311,10 @@ def test_a_checkpoint_of_format_1_is_read_and_resumed(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"lr": -1}, "`lr` must be a positive number, not -1"),
+        ({"lr": -1}, "`lr` must be auto or a positive number, not -1"),
         ({"momentum": 1}, "`momentum` must be from 0 to below 1, not 1"),
-        ({"weight_decay": float("nan")}, "`weight_decay` must be 0 or a positive number, not nan"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be auto, 0 or a positive number, not nan"),
+        ({"class_weight": "fair"}, "`class_weight` must be balanced or not given, not fair"),
         ({"schedule": "wavy"}, "`schedule` must be constant or cosine, not wavy"),
         ({"image_shape": (1, 2, 3)}, "`image_shape="),
         ({"class_names": ["a"]}, "`class_names` has 1 names for `num_classes=10`"),

@@ -18,11 +18,12 @@ from logreg_lightning.runtime.curves import event_files
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.plan import Plan
 
-FORMAT = 2
+FORMAT = 3
 """Of the checkpoints written here; raised whenever an older version could no longer read them correctly.
 
-Format 1 called the model's `in_features` and `num_classes` `inputs` and `classes`, and kept its class names and image
-shape with the data. It is read.
+Older ones are read. Format 1 called the model's `in_features` and `num_classes` `inputs` and `classes`, and kept its
+class names and image shape with the data. Up to format 2 nothing was standardised, weighted or calibrated, weight decay
+took the bias too, and no split was stratified.
 """
 
 
@@ -52,7 +53,8 @@ class Saver(L.Callback):
     Attributes:
         folder: The run's.
         saved_at: Optimiser steps at the last save, -1 before the first.
-        validated: The last validation's metrics by their logged names.
+        validated: The last validation's metrics by their logged names, and those of training since the last point.
+        halfway: `val/loss` at the last validation of the run's first half, if there was one.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Saver(L.Callback):
         self.seconds = 0.0
         self.saved_at = -1
         self.validated: dict[str, float] = {}
+        self.halfway: float | None = None
         self._since = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -77,11 +80,17 @@ class Saver(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         events = {file.name: file.stat().st_size for file in event_files(self.folder)}
-        return {"best": self.best, "seconds": self.fit_seconds, "validated": self.validated, "events": events}
+        return {
+            "best": self.best,
+            "seconds": self.fit_seconds,
+            "validated": self.validated,
+            "halfway": self.halfway,
+            "events": events,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.seconds = state_dict["best"], state_dict["seconds"]
-        self.validated = state_dict["validated"]
+        self.validated, self.halfway = state_dict["validated"], state_dict["halfway"]
 
     @property
     def fit_seconds(self) -> float:
@@ -110,7 +119,10 @@ class Saver(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        self.validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        shown = ("train/", "val/")
+        self.validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(shown)}
+        if 2 * trainer.global_step <= (self.plan.run_steps or 0):
+            self.halfway = self.validated["val/loss"]
         if self.validated["val/accuracy"] > self.best:
             self.best = self.validated["val/accuracy"]
             self._save(trainer, "best.ckpt")
@@ -138,12 +150,13 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is not a complete checkpoint of this project ({reason[:120]}); use another file or run"
         ) from None
-    if number not in (1, FORMAT):
+    if number not in range(1, FORMAT + 1):
         raise InputError(
             f"{path} is a checkpoint of format {number}, and this version of logreg_lightning reads formats 1 to "
             f"{FORMAT}; use the version that wrote it, which its run's results.json names, or start a new run"
         )
-    return _from_format_1(checkpoint) if number == 1 else checkpoint
+    checkpoint = _from_format_1(checkpoint) if number == 1 else checkpoint
+    return _from_format_2(checkpoint) if number <= 2 else checkpoint
 
 
 def as_file(path: str | Path | IO[bytes]) -> IO[bytes]:
@@ -162,7 +175,6 @@ def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
     shape, names = list(data["image_shape"]), list(data["classes"])
     return {
         **checkpoint,
-        "format": FORMAT,
         "hyper_parameters": {
             "in_features": in_features,
             "num_classes": num_classes,
@@ -173,12 +185,35 @@ def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_fingerprint(path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Makes sure that a checkpoint's run was trained on this data.
+def _from_format_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    callbacks = dict(checkpoint["callbacks"])
+    if "Saver" in callbacks:  # not in those of a stock trainer
+        callbacks["Saver"] = {"halfway": None, **callbacks["Saver"]}
+    return {
+        **checkpoint,
+        "format": FORMAT,
+        "hyper_parameters": {**checkpoint["hyper_parameters"], **BEFORE_FORMAT_3},
+        "ImageDataModule": {**checkpoint.get("ImageDataModule", {}), "split": "random"},
+        "callbacks": callbacks,
+    }
+
+
+BEFORE_FORMAT_3 = {"standardize": False, "class_weight": None, "calibrate": False}
+"""What models were before they had these settings."""
+
+
+def check_resumable(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
+    """Makes sure that the run of a checkpoint can be resumed exactly, with data of this fingerprint.
 
     Raises:
-        InputError: it was not; the sentence says what differs.
+        InputError: it was trained on other data, the sentence says what differs, or in a way that is no more.
     """
+    if state["optimizer_states"][0]["param_groups"][0]["weight_decay"]:  # up to format 2
+        raise InputError(
+            f"{path} cannot be resumed: its weight decay took the bias too, and that of this version does not; use the "
+            "version that wrote it, which its run's results.json names, or start a new run"
+        )
+    then = state["ImageDataModule"]
     for name, value in now.items():
         if then[name] != value:
             raise InputError(

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.nn import functional as F
 
 from logreg_lightning.errors import RunError
 from logreg_lightning.runtime.loader import Steps
@@ -32,8 +31,8 @@ class TrainingCurve(L.Callback):
     """Logs `train/loss`, `train/accuracy` and `train/lr` at every 50th optimiser step of an epoch and at its end.
 
     A point is the mean over the images since the last one, each with the weights of its own step. `training_step` must
-    return the logits and the learning rate. The x axis of all curves is made to count optimiser steps: Lightning's own
-    counts calls of `training_step`.
+    return its images' logits and losses and the learning rate. The x axis of all curves is made to count optimiser
+    steps: Lightning's own counts calls of `training_step`.
 
     Raises:
         RunError: the training diverged.
@@ -55,8 +54,7 @@ class TrainingCurve(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         steps, logits = Steps.of(batch, trainer.world_size), outputs["logits"]
-        losses = F.cross_entropy(logits, steps.labels, reduction="none")
-        self.images.append((losses, logits.argmax(1) == steps.labels))
+        self.images.append((outputs["losses"], logits.argmax(1) == steps.labels))
         self.sizes += steps.global_sizes
         _count_steps_on_the_x_axis(trainer)
         if self.plan.is_point(trainer.global_step):
@@ -78,6 +76,7 @@ class TrainingCurve(L.Callback):
             raise RunError(f"training diverged: {where}; try a smaller `lr` ({settings})")
         self.images, self.sizes = [], []
         pl_module.log("train/loss", loss, prog_bar=True, logger=False)
+        pl_module.log("train/accuracy", accuracy, logger=False)
         for logger in trainer.loggers:  # not self.log: Trainer(log_every_n_steps=...) would leave points out
             logger.log_metrics({"train/loss": loss, "train/accuracy": accuracy, "train/lr": lr}, trainer.global_step)
 

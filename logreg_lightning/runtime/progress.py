@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -57,8 +58,12 @@ class StepBar(TQDMProgressBar):
         return metrics
 
 
+MOST_LINES = 20
+"""Of a run that validates at each epoch's end: of many epochs not each gets a line."""
+
+
 class Lines(L.Callback):
-    """A line at each validation, as the tutorial prints it where validations come every `interval` optimiser steps."""
+    """A line at a validation, as the tutorial prints it where validations come every `interval` optimiser steps."""
 
     def __init__(self, interval: int | None) -> None:
         self.interval = interval
@@ -66,9 +71,12 @@ class Lines(L.Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         if self.interval is None:
+            if epoch % math.ceil(max(epochs, 1) / MOST_LINES) and epoch != epochs:
+                return
             print(
-                f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: "
+                f"Epoch {epoch}/{epochs}: "
                 f"train/loss {metrics['train/loss']:.4f}, val/loss {metrics['val/loss']:.4f}, "
                 f"val/accuracy {metrics['val/accuracy']:.4f}",
                 flush=True,

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.checkpoints import BEFORE_FORMAT_3
 from logreg_lightning.runtime.curves import StepLogger
 from logreg_lightning.runtime.files import atomic_write, locked
 from logreg_lightning.runtime.processes import rank
@@ -148,7 +149,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} does not hold a run's settings; fix it")
+    if isinstance(config.get("model"), dict):  # an older run's knows no such settings
+        config["model"] = BEFORE_FORMAT_3 | config["model"]
     return config
+
+
+def threads_of(checkpoint: Path) -> int | None:
+    """CPU threads that a checkpoint's run computed with, where it is known: another number rounds otherwise."""
+    folder = checkpoint.resolve().parent.parent
+    threads: int | None = read_config(folder).get("threads") if (folder / "config.yaml").is_file() else None
+    return threads
 
 
 def check_config(folder: Path, started: dict[str, Any], config: dict[str, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg_lightning.runtime.loader import Steps
 
@@ -19,14 +20,19 @@ Rates = Sequence[float | Tensor]
 """The learning rate of each optimiser step of a call."""
 
 
-def cross_entropy_gradient(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, count: int, class_weights: Tensor | None = None) -> Tensor:
     """Gradient by the logits (N, classes) of their cross-entropy with labels (N,), summed and divided by `count`.
 
-    It is (softmax - one-hot) / count (Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.109). The operator
-    is the one that autograd calls, so results are autograd's bit for bit; a whole step takes two thirds of the time.
+    It is (softmax - one-hot) / count (Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.109), times the
+    weight of the image's class where classes have weights, float (classes,). The operator is the one that autograd
+    calls, so results are autograd's bit for bit; a whole step takes two thirds of the time.
     """
-    log_probs = logits.log_softmax(1)
-    grad_log_probs = torch.zeros_like(log_probs).scatter_(1, labels.unsqueeze(1), -1 / count)
+    log_probs, index = logits.log_softmax(1), labels.unsqueeze(1)
+    grad_log_probs = torch.zeros_like(log_probs)
+    if class_weights is None:
+        grad_log_probs.scatter_(1, index, -1 / count)
+    else:
+        grad_log_probs.scatter_(1, index, class_weights[index].to(log_probs.dtype) * (-1 / count))
     return torch.ops.aten._log_softmax_backward_data(grad_log_probs, log_probs, 1, log_probs.dtype)  # type: ignore[no-any-return]
 
 
@@ -34,18 +40,31 @@ def optimizer_steps(model: LogisticRegression, optimizer: torch.optim.Optimizer,
     """Steps the optimiser once for each mini-batch; returns all logits (N, classes), each from before its step.
 
     Nothing in it waits for the device or depends on a value, so on a GPU it can be recorded and replayed.
+
+    Standardisation is folded into the weights, and with it the division of uint8 by 255. Weight decay is added as
+    `torch.optim.SGD` would, which knows no parameter without it but by a group more, which costs time.
     """
     weight, bias = model.linear.weight, model.linear.bias
+    unit = 1 if steps.images.is_floating_point() else 255
+    scaling = None if model.standardizer is None else model.standardizer.scaling(unit)
     batches = zip(*(torch.split(part, steps.sizes) for part in (steps.images, steps.labels)), strict=True)
     all_logits = []
     for (images, labels), global_size, rate in zip(batches, steps.global_sizes, rates, strict=True):
-        features = model.features(images)
-        logits = model.linear(features)
-        grad_logits = cross_entropy_gradient(logits, labels, global_size)
+        if scaling is None:
+            features = model.features(images)
+            logits = model.linear(features)
+        else:
+            features = images.flatten(1).to(weight.dtype)
+            logits = F.linear(features, *scaling.fold(weight, bias))
+        grad_logits = cross_entropy_gradient(logits, labels, global_size, model.class_weights)
         weight.grad, bias.grad = (grad_logits.T @ features).to(weight.dtype), grad_logits.sum(0).to(bias.dtype)
+        if scaling is not None:
+            scaling.unfold(weight.grad, bias.grad)
         if model.trainer.world_size > 1:
             torch.distributed.all_reduce(weight.grad)
             torch.distributed.all_reduce(bias.grad)
+        if model.weight_decay:
+            weight.grad.add_(weight, alpha=cast(float, model.weight_decay))
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         all_logits.append(logits)

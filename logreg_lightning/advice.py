@@ -1,0 +1,49 @@
+"""What looks wrong about a run's results, and what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+OVERFITTED = 0.1
+"""By how much training accuracy may exceed validation accuracy."""
+
+FALLING = 0.05
+"""By which share the validation loss may fall in a run's second half: a cosine schedule has four fifths of its way
+behind it then. Runs with the default learning rate stay below, those with a twentieth of it are above."""
+
+
+def advice(results: dict[str, Any], halfway: float | None, num_val: int, num_test: int) -> str | None:
+    """One sentence about the first thing that looks wrong; None where nothing does.
+
+    Args:
+        results: What `results.json` holds.
+        halfway: `val/loss` after half of the steps, where it is known.
+        num_val: Images that `val/accuracy` is of.
+        num_test: Images that `test/accuracy` is of.
+    """
+    test, majority = results["test/accuracy"], results["majority_class_accuracy"]
+    if test <= majority + _standard_error(majority, num_test):
+        balance = "class_weight balanced, " if majority > 0.5 else ""
+        return (
+            f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
+            f"try {balance}more or larger pictures, their colours, and look whether the labels are right"
+        )
+    train, val = results.get("train/accuracy"), results.get("val/accuracy")
+    if train is None or val is None:
+        return None
+    if train - val > OVERFITTED + 2 * _standard_error(val, num_val):
+        return (
+            f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
+            f"heart; more of them help most, else try a weight_decay above {results['weight_decay']:g}"
+        )
+    if halfway is not None and results["val/loss"] < (1 - FALLING) * halfway:
+        return (
+            f"val/loss was still falling, from {halfway:.3g} after half of the steps to {results['val/loss']:.3g}: "
+            f"train longer, or with an lr above {results['lr']:g}"
+        )
+    return None
+
+
+def _standard_error(accuracy: float, images: int) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / images)

@@ -1,0 +1,147 @@
+"""What `auto` becomes: batch size, epochs, weight decay and learning rate, each from the training images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from logreg_lightning.standardize import survey, to_floats
+
+if TYPE_CHECKING:
+    from logreg_lightning.model import LogisticRegression
+
+EPOCHS, STEPS = 10, 2000
+"""Passes over the training images, and optimiser steps that they make at least."""
+
+BATCH_SIZES = (8, 200)
+"""The smallest and the largest batch; between them an epoch has 50."""
+
+ITERATIONS = 20
+"""Of the power method."""
+
+SHARE = 0.25
+"""Of the largest stable learning rate."""
+
+PRIOR_VARIANCE = 10
+"""Of a typical image's logits: they are seldom beyond 6, a probability of 0.998."""
+
+
+def batch_size(images: int) -> int:
+    """Images in an optimiser step, for so many training images.
+
+    With the number of steps given, small batches mean fewer passes over few images, in less time, to the same end.
+    """
+    smallest, largest = BATCH_SIZES
+    return min(largest, max(smallest, math.ceil(images / 50)))
+
+
+def epochs(steps_per_epoch: int, max_steps: int) -> int:
+    """Passes over the training images: ten, or as many as make 2,000 optimiser steps, or as `max_steps` needs."""
+    return math.ceil(max_steps / steps_per_epoch) if max_steps > 0 else max(EPOCHS, math.ceil(STEPS / steps_per_epoch))
+
+
+def balanced(class_counts: Tensor) -> Tensor:
+    """A weight for each class, float64 (classes,): count / (classes x its count), as scikit-learn's `balanced`."""
+    return class_counts.sum() / (len(class_counts) * class_counts.clamp(min=1).double())
+
+
+def weight_decay(features: Tensor, images: int) -> float:
+    """The L2 penalty that says: before it was seen, the logits of a typical image have a variance of 10.
+
+    Weights of variance v give an image x logits of variance v |x|^2; the penalty of such weights is 1 / (v N), for N
+    images (Bishop 2006, Pattern Recognition and Machine Learning, section 3.3). In scikit-learn's terms C = 10 / |x|^2.
+
+    Args:
+        features: float (n, features), standardised, of some of the images.
+        images: Number of training images, N.
+    """
+    return _rounded(float(features.square().sum(1).mean()) / (PRIOR_VARIANCE * images))
+
+
+def learning_rate(features: Tensor, weights: Tensor, batch_size: int, momentum: float) -> float:
+    """A quarter of the largest learning rate at which SGD with momentum is stable.
+
+    The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
+    L, the largest curvature of cross-entropy, is at most half the largest eigenvalue of the features' second moment
+    (Boehning 1992, Multinomial logistic regression algorithm), to which a batch adds what it has by chance (Ma,
+    Bassily, Belkin 2018, The Power of Interpolation, theorem 4; here with the mean of the squared lengths, not their
+    largest).
+
+    Args:
+        features: float (n, features), standardised, of some of the images.
+        weights: float (n,), what each image's loss is multiplied by.
+        batch_size: Images in an optimiser step.
+        momentum: Of SGD.
+    """
+    features = torch.cat([features, torch.ones_like(features[:, :1])], 1)  # the bias is a weight too
+    weighted = features * weights.unsqueeze(1)
+    vector = torch.randn(features.shape[1], generator=torch.Generator().manual_seed(0)).to(features.dtype)
+    for _ in range(ITERATIONS):
+        vector = weighted.T @ (features @ vector) / len(features)
+        largest = vector.norm()
+        vector = vector / largest
+    squared_length = weighted.square().sum(1).mean()
+    curvature = float(largest + (squared_length - largest) / batch_size) / 2
+    return _rounded(SHARE * 2 * (1 + momentum) / curvature)
+
+
+def _rounded(value: float) -> float:
+    """To three digits: easy to read, and the order in which processors add leaves no trace."""
+    return float(f"{value:.3g}")
+
+
+def settle(module: Any, **chosen: Any) -> None:
+    """Puts numbers for what was auto into the hyperparameters that are saved, and those that a logger is told."""
+    for hparams in (module.hparams, module._hparams_initial):
+        hparams.update(chosen)
+
+
+@torch.no_grad()
+def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
+    """Sets what a model takes from its training images: mean and scale of each feature, weights of the classes, and
+    the learning rate and weight decay that are auto.
+
+    Args:
+        model: It is changed; its hyperparameters then have numbers for what was auto.
+        batches: Images (N, C, H, W), uint8 or float in [0, 1], and labels (N,): each training image once.
+        batch_size: Images in an optimiser step; as many as in the first batch when not given.
+    """
+    if not model.needs_data:
+        return
+    if batch_size is None:
+        batches = list(batches)
+        batch_size = len(batches[0][1])
+    found = survey(batches, len(model.class_names))
+    weights = torch.ones(len(model.class_names), dtype=torch.float64)
+    features = to_floats(found.sample, torch.float32)
+    if model.standardizer is not None:
+        model.standardizer.mean.copy_(found.mean.to(model.standardizer.mean.dtype))
+        model.standardizer.scale.copy_(found.scale.to(model.standardizer.scale.dtype))
+        features = (features - found.mean.float()) * found.scale.float()
+    if model.class_weights is not None:
+        weights = balanced(found.class_counts)
+        model.class_weights.copy_(weights.to(model.class_weights.dtype))
+    if model.weight_decay == "auto":
+        model.weight_decay = weight_decay(features, found.count)
+    if model.lr == "auto":
+        model.lr = learning_rate(features, weights[found.sample_labels].float(), batch_size, model.momentum)
+    settle(model, lr=model.lr, weight_decay=model.weight_decay)
+    model.needs_data = False
+
+
+class Adaptation(L.Callback):
+    """Adapts a model that was not yet, before its first step, to the images of the trainer's loader."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = cast(Any, trainer).datamodule
+        if hasattr(data, "training_images"):
+            adapt(cast("LogisticRegression", pl_module), data.training_images(), data.batch_size)
+        else:
+            with isolate_rng():  # shuffling must not draw from what the training draws from
+                adapt(cast("LogisticRegression", pl_module), cast(Any, trainer.train_dataloader))

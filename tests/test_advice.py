@@ -1,0 +1,37 @@
+"""The one sentence about results that look wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from logreg_lightning.advice import advice
+
+GOOD: dict[str, Any] = {
+    "test/accuracy": 0.9, "majority_class_accuracy": 0.2, "train/accuracy": 0.92, "val/accuracy": 0.9,
+    "val/loss": 0.30, "lr": 0.01, "weight_decay": 0.001,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("results", "halfway", "said"),
+    [
+        ({}, 0.31, None),
+        ({}, None, None),
+        ({"test/accuracy": 0.21}, 0.31, "no better than always predicting the most frequent class (0.2): try more or"),
+        ({"test/accuracy": 0.9, "majority_class_accuracy": 0.9}, 0.31, "try class_weight balanced, more or larger"),
+        ({"test/accuracy": 0.24}, 0.31, None),  # more than a standard error above 0.2
+        ({"train/accuracy": 1.0, "val/accuracy": 0.7}, 0.31, "train/accuracy 1 is far above val/accuracy 0.7"),
+        ({"train/accuracy": 1.0, "val/accuracy": 0.85}, 0.31, None),  # chance alone, among 100 images
+        ({}, 0.32, "val/loss was still falling, from 0.32 after half of the steps to 0.3: train longer"),
+    ],
+)
+def test_says_what_looks_wrong_first(results: dict[str, Any], halfway: float | None, said: str | None) -> None:
+    found = advice(GOOD | results, halfway, 100, 400)
+    assert found is None if said is None else found is not None and said in found
+
+
+def test_a_run_without_a_validation_says_only_what_it_can() -> None:
+    results = {name: GOOD[name] for name in ("test/accuracy", "majority_class_accuracy", "lr", "weight_decay")}
+    assert advice(results, None, 100, 100) is None

@@ -25,7 +25,7 @@ BATCH_SIZES = (8, 200)
 ITERATIONS = 20
 """Of the power method."""
 
-SHARE = 0.25
+SHARE = 0.5
 """Of the largest stable learning rate."""
 
 PRIOR_VARIANCE = 10
@@ -65,7 +65,7 @@ def weight_decay(features: Tensor, images: int) -> float:
 
 
 def learning_rate(features: Tensor, weights: Tensor, batch_size: int, momentum: float) -> float:
-    """A quarter of the largest learning rate at which SGD with momentum is stable.
+    """Half of the largest learning rate at which SGD with momentum is stable.
 
     The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
     L, the largest curvature of cross-entropy, is at most half the largest eigenvalue of the features' second moment

@@ -28,7 +28,7 @@ class LogisticRegression(ImageClassifier):
     Args:
         in_features: Values in an image: channels x height x width.
         num_classes: Number of classes.
-        lr: Learning rate of SGD; auto is a quarter of the largest that is stable on the training images.
+        lr: Learning rate of SGD; auto is half of the largest that is stable on the training images.
         momentum: Momentum of SGD, from 0 to below 1.
         weight_decay: L2 penalty of the weights, not of the bias, as in scikit-learn, whose C is 1 / (weight_decay x
             training images); auto suits the number of training images and how far they are from their mean.

@@ -41,7 +41,7 @@ def test_the_learning_rate_is_a_share_of_the_stability_limit() -> None:
     length = (with_ones**2).sum(1).mean()
     for batch_size, momentum in ((200, 0.9), (8, 0.0), (1, 0.5)):
         curvature = (largest + (length - largest) / batch_size) / 2
-        expected = 0.25 * 2 * (1 + momentum) / curvature
+        expected = 0.5 * 2 * (1 + momentum) / curvature
         found = auto.learning_rate(torch.from_numpy(features), torch.ones(400).double(), batch_size, momentum)
         assert found == pytest.approx(expected, rel=5e-3)  # three digits
         assert found == float(f"{found:.3g}")
@@ -62,7 +62,7 @@ def test_rare_classes_that_weigh_more_make_the_steps_smaller() -> None:
     weighted = with_ones * weights[:, None]
     largest = np.linalg.eigvalsh(weighted.T @ with_ones / 900)[-1]
     curvature = (largest + ((weighted**2).sum(1).mean() - largest) / 50) / 2
-    assert model.lr == pytest.approx(0.25 * 2 * 1.9 / curvature, rel=0.01)
+    assert model.lr == pytest.approx(0.5 * 2 * 1.9 / curvature, rel=0.01)
 
 
 def test_class_weights_are_those_of_scikit_learn() -> None:

@@ -9,16 +9,18 @@ OVERFITTED = 0.1
 """By how much training accuracy may exceed validation accuracy."""
 
 FALLING = 0.05
-"""By which share the validation loss may fall in a run's second half: a cosine schedule has four fifths of its way
-behind it then. Runs with the default learning rate stay below, those with a twentieth of it are above."""
+"""By which share the validation loss may fall in a run's second half."""
 
 
-def advice(results: dict[str, Any], halfway: float | None, num_val: int, num_test: int) -> str | None:
+def advice(
+    results: dict[str, Any], earlier: dict[int, float], schedule: str, num_val: int, num_test: int
+) -> str | None:
     """One sentence about the first thing that looks wrong; None where nothing does.
 
     Args:
         results: What `results.json` holds.
-        halfway: `val/loss` after half of the steps, where it is known.
+        earlier: `val/loss` after one quarter and after two quarters of the steps, where it is known.
+        schedule: Of the learning rate.
         num_val: Images that `val/accuracy` is of.
         num_test: Images that `test/accuracy` is of.
     """
@@ -37,9 +39,13 @@ def advice(results: dict[str, Any], halfway: float | None, num_val: int, num_tes
             f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
             f"heart; more of them help most, else try a weight_decay above {results['weight_decay']:g}"
         )
-    if halfway is not None and results["val/loss"] < (1 - FALLING) * halfway:
+    begun, halfway, end = earlier.get(1, math.inf), earlier.get(2, 0.0), results["val/loss"]
+    # On a cosine, the second half is a fifth of the way, the second quarter a third. A loss that falls more than so in
+    # the second half falls because the learning rate does: more steps would not help much.
+    most = 0.4 * (begun - halfway) if schedule == "cosine" else math.inf
+    if FALLING * halfway < halfway - end < most:
         return (
-            f"val/loss was still falling, from {halfway:.3g} after half of the steps to {results['val/loss']:.3g}: "
+            f"val/loss was still falling, from {halfway:.3g} after half of the steps to {end:.3g}: "
             f"train longer, or with an lr above {results['lr']:g}"
         )
     return None

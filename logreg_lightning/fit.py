@@ -184,7 +184,7 @@ def fit(
         results = _results(trainer, data, saver, config, net)
         runs.write_results(saver.folder, results)
         num_test = data.data.num_test
-        remark = advice(results, saver.halfway, len(data.val_indices) or num_test, num_test)
+        remark = advice(results, saver.earlier, net.schedule, len(data.val_indices) or num_test, num_test)
         _say_results(saver.folder, data, results, config, remark)
         return Run(saver.folder, results, net.cpu().eval())
 

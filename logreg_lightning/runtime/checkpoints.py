@@ -54,7 +54,7 @@ class Saver(L.Callback):
         folder: The run's.
         saved_at: Optimiser steps at the last save, -1 before the first.
         validated: The last validation's metrics by their logged names, and those of training since the last point.
-        halfway: `val/loss` at the last validation of the run's first half, if there was one.
+        earlier: `val/loss` at the last validation of the run's first quarter and of its first two, where there was one.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Saver(L.Callback):
         self.seconds = 0.0
         self.saved_at = -1
         self.validated: dict[str, float] = {}
-        self.halfway: float | None = None
+        self.earlier: dict[int, float] = {}
         self._since = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -84,13 +84,13 @@ class Saver(L.Callback):
             "best": self.best,
             "seconds": self.fit_seconds,
             "validated": self.validated,
-            "halfway": self.halfway,
+            "earlier": self.earlier,
             "events": events,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.seconds = state_dict["best"], state_dict["seconds"]
-        self.validated, self.halfway = state_dict["validated"], state_dict["halfway"]
+        self.validated, self.earlier = state_dict["validated"], state_dict["earlier"]
 
     @property
     def fit_seconds(self) -> float:
@@ -121,8 +121,9 @@ class Saver(L.Callback):
             return
         shown = ("train/", "val/")
         self.validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(shown)}
-        if 2 * trainer.global_step <= (self.plan.run_steps or 0):
-            self.halfway = self.validated["val/loss"]
+        for quarters in (1, 2):
+            if 4 * trainer.global_step <= quarters * (self.plan.run_steps or 0):
+                self.earlier[quarters] = self.validated["val/loss"]
         if self.validated["val/accuracy"] > self.best:
             self.best = self.validated["val/accuracy"]
             self._save(trainer, "best.ckpt")
@@ -188,7 +189,7 @@ def _from_format_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def _from_format_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
     callbacks = dict(checkpoint["callbacks"])
     if "Saver" in callbacks:  # not in those of a stock trainer
-        callbacks["Saver"] = {"halfway": None, **callbacks["Saver"]}
+        callbacks["Saver"] = {"earlier": {}, **callbacks["Saver"]}
     return {
         **checkpoint,
         "format": FORMAT,

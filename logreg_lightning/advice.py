@@ -39,10 +39,10 @@ def advice(
             f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
             f"heart; more of them help most, else try a weight_decay above {results['weight_decay']:g}"
         )
-    begun, halfway, end = earlier.get(1, math.inf), earlier.get(2, 0.0), results["val/loss"]
+    halfway, end = earlier.get(2, 0.0), results["val/loss"]
     # On a cosine, the second half is a fifth of the way, the second quarter a third. A loss that falls more than so in
     # the second half falls because the learning rate does: more steps would not help much.
-    most = 0.4 * (begun - halfway) if schedule == "cosine" else math.inf
+    most = 0.4 * (earlier.get(1, halfway) - halfway) if schedule == "cosine" else math.inf
     if FALLING * halfway < halfway - end < most:
         return (
             f"val/loss was still falling, from {halfway:.3g} after half of the steps to {end:.3g}: "

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassRecall
 
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 2.0**20)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 2.0**23)
 """What logits may be divided by where they are too sure of themselves. By a power of two no digit is lost; the last one
 makes all classes equally probable, but for their order."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 SAMPLE = 4000
 """Images that are kept for what needs them all at once."""
 
-SAMPLE_VALUES = 2**26
+SAMPLE_VALUES = 2**24
 """Values that are kept at most: of very large images fewer are."""
 
 CHUNK = 256

@@ -122,8 +122,9 @@ def fit(
         if folder is not None:
             runs.check_config(folder, started, config)
         state = checkpoints.read(checkpoint) if checkpoint is not None else None
-        saver = checkpoints.Saver()
-        trainer = _trainer(config, _callbacks(saver, val_check_interval, pictures))
+        curve = TrainingCurve()
+        saver = checkpoints.Saver(curve)
+        trainer = _trainer(config, _callbacks(curve, saver, val_check_interval, pictures))
 
         # 2. The data.
         data.prepare_data()
@@ -236,7 +237,9 @@ def _as_started(config: dict[str, Any], started: dict[str, Any]) -> dict[str, An
 _FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names")
 
 
-def _callbacks(saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool) -> list[L.Callback]:
+def _callbacks(
+    curve: TrainingCurve, saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool
+) -> list[L.Callback]:
     """In the order in which Lightning calls them: a save knows all that was logged and drawn up to its step, and
     nothing of a later one; and a run stops only where it was just saved."""
     drawn: list[L.Callback] = []
@@ -245,7 +248,7 @@ def _callbacks(saver: checkpoints.Saver, val_check_interval: int | None, picture
 
         drawn = [WeightFigures(saver)]
     shown = progress(val_check_interval)
-    return [TrainingCurve(), Adaptation(), Calibration(), shown, *drawn, saver, StopOnSignal(saver)]
+    return [curve, Adaptation(), Calibration(), shown, *drawn, saver, StopOnSignal(saver)]
 
 
 def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

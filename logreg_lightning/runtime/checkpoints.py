@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.curves import event_files
+from logreg_lightning.runtime.curves import TrainingCurve, event_files
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.plan import Plan
 
@@ -50,6 +50,9 @@ class Saver(L.Callback):
     `last.ckpt` may once an epoch be 100 steps old. (Lightning takes an epoch that `max_steps` cut short for a whole one
     at the end of training.)
 
+    Args:
+        curve: What logs the training curve.
+
     Attributes:
         folder: The run's.
         saved_at: Optimiser steps at the last save, -1 before the first.
@@ -57,7 +60,8 @@ class Saver(L.Callback):
         earlier: `val/loss` at the last validation of the run's first quarter and of its first two, where there was one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, curve: TrainingCurve) -> None:
+        self.curve = curve
         self.folder = Path()
         self.best = float("-inf")
         self.seconds = 0.0
@@ -119,8 +123,8 @@ class Saver(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        shown = ("train/", "val/")
-        self.validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(shown)}
+        validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        self.validated = {**self.curve.point, **validated}
         for quarters in (1, 2):
             if 4 * trainer.global_step <= quarters * (self.plan.run_steps or 0):
                 self.earlier[quarters] = self.validated["val/loss"]

@@ -34,11 +34,15 @@ class TrainingCurve(L.Callback):
     return its images' logits and losses and the learning rate. The x axis of all curves is made to count optimiser
     steps: Lightning's own counts calls of `training_step`.
 
+    Attributes:
+        point: Loss and accuracy of the last point.
+
     Raises:
         RunError: the training diverged.
     """
 
     def __init__(self) -> None:
+        self.point: dict[str, float] = {}
         # Since the last point: of each image its loss and whether it was classified correctly, and the mini-batches'
         # sizes. A run is saved only where a point was just logged, so no checkpoint needs them.
         self.images: list[tuple[Tensor, Tensor]] = []
@@ -75,10 +79,10 @@ class TrainingCurve(L.Callback):
             )
             raise RunError(f"training diverged: {where}; try a smaller `lr` ({settings})")
         self.images, self.sizes = [], []
+        self.point = {"train/loss": loss, "train/accuracy": accuracy}
         pl_module.log("train/loss", loss, prog_bar=True, logger=False)
-        pl_module.log("train/accuracy", accuracy, logger=False)
         for logger in trainer.loggers:  # not self.log: Trainer(log_every_n_steps=...) would leave points out
-            logger.log_metrics({"train/loss": loss, "train/accuracy": accuracy, "train/lr": lr}, trainer.global_step)
+            logger.log_metrics({**self.point, "train/lr": lr}, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _count_steps_on_the_x_axis(trainer)

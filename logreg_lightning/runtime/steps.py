@@ -47,6 +47,7 @@ def optimizer_steps(model: LogisticRegression, optimizer: torch.optim.Optimizer,
     weight, bias = model.linear.weight, model.linear.bias
     unit = 1 if steps.images.is_floating_point() else 255
     scaling = None if model.standardizer is None else model.standardizer.scaling(unit)
+    class_weights, weight_decay = model.class_weights, cast(float, model.weight_decay)
     batches = zip(*(torch.split(part, steps.sizes) for part in (steps.images, steps.labels)), strict=True)
     all_logits = []
     for (images, labels), global_size, rate in zip(batches, steps.global_sizes, rates, strict=True):
@@ -56,15 +57,15 @@ def optimizer_steps(model: LogisticRegression, optimizer: torch.optim.Optimizer,
         else:
             features = images.flatten(1).to(weight.dtype)
             logits = F.linear(features, *scaling.fold(weight, bias))
-        grad_logits = cross_entropy_gradient(logits, labels, global_size, model.class_weights)
+        grad_logits = cross_entropy_gradient(logits, labels, global_size, class_weights)
         weight.grad, bias.grad = (grad_logits.T @ features).to(weight.dtype), grad_logits.sum(0).to(bias.dtype)
         if scaling is not None:
             scaling.unfold(weight.grad, bias.grad)
         if model.trainer.world_size > 1:
             torch.distributed.all_reduce(weight.grad)
             torch.distributed.all_reduce(bias.grad)
-        if model.weight_decay:
-            weight.grad.add_(weight, alpha=cast(float, model.weight_decay))
+        if weight_decay:
+            weight.grad.add_(weight, alpha=weight_decay)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         all_logits.append(logits)

@@ -80,12 +80,25 @@ def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: p
     assert chosen in capsys.readouterr().out
     results = yaml.safe_load((run / "results.json").read_text(encoding="utf-8"))
     assert (results["lr"], results["weight_decay"], results["batch_size"]) == (lr, decay, 11)
+    told = yaml.safe_load((run / "hparams.yaml").read_text(encoding="utf-8"))
+    assert (told["lr"], told["weight_decay"], told["batch_size"]) == (lr, decay, 11)
     again = fit(f"--config={run}/config.yaml")
     assert state(again) == state(run)
     fit("--resume=last", "--max_epochs=41")
     assert yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))["model"] == config["model"]
     resumed = fit_in_python(ImageDataModule("auto"), resume=str(run), pictures=False)  # finished: auto is what it was
     assert resumed.results == results
+
+
+def test_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit("--data.dataset=mnist", "--max_epochs=1")
+    monkeypatch.setattr(auto, "survey", lambda *_: pytest.fail("the checkpoint has all that is needed"))
+    fit("--resume=last", "--max_epochs=2")
+
+
+def test_a_run_that_was_too_short_says_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--data.dataset=mnist", "--model.lr=1e-4", "--model.schedule=constant", "--max_epochs=8")
+    assert "Note: val/loss was still falling" in capsys.readouterr().out
 
 
 def test_a_number_overrules(workdir: Path) -> None:

@@ -297,9 +297,10 @@ def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
 def _chosen(config: dict[str, Any], data: ImageDataModule) -> str:
     """What training will do, chosen or given."""
     steps, model = data.plan.run_steps or 0, config["model"]
+    epochs = steps / data.steps_per_epoch
     return (
-        f"Training for {steps:,} steps of {data.batch_size} images, {steps / data.steps_per_epoch:.3g} epochs, with lr "
-        f"{model['lr']:g}, weight_decay {model['weight_decay']:g}"
+        f"Training for {steps:,} steps of {data.batch_size} images, {epochs:.3g} epoch{'' if epochs == 1 else 's'}, "
+        f"with lr {model['lr']:g}, weight_decay {model['weight_decay']:g}"
     )
 
 

@@ -109,9 +109,21 @@ def _with_flags(parser: ArgumentParser, message: str) -> str:
     return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
 
 
+def _alternatives(types: str) -> str:
+    """`<class 'float'>, typing.Literal['auto']` as `a number or auto`."""
+    named = {"float": "a number", "int": "a whole number", "str": "a text"}
+    found = [named.get(kind, words) for kind, words in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types)]
+    return " or ".join(words.replace("'", "") for words in found if words)
+
+
 def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
     """One line, with flags as they are typed, the settings file that did not parse, the flag that was meant."""
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(_with_flags(parser, message).split()))
+    message = re.sub(
+        r"(--[\w.]+): Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)",
+        lambda found: f"{found[1]} must be {_alternatives(found[2])}, not {found[3]}",
+        message,
+    )
     files = [word.removeprefix("--config=") for word in words if word.endswith((".yaml", ".yml"))]
     if files:
         message = re.sub(

@@ -120,7 +120,7 @@ def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
     """One line, with flags as they are typed, the settings file that did not parse, the flag that was meant."""
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(_with_flags(parser, message).split()))
     message = re.sub(
-        r"(--[\w.]+): Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)",
+        r"(--[\w.]+): Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors:.* value: (.*)",
         lambda found: f"{found[1]} must be {_alternatives(found[2])}, not {found[3]}",
         message,
     )

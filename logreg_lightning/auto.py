@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -115,8 +116,9 @@ def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_
     if not model.needs_data:
         return
     if batch_size is None:
-        batches = list(batches)
-        batch_size = len(batches[0][1])
+        stream = iter(batches)
+        first = next(stream)
+        batches, batch_size = itertools.chain([first], stream), len(first[1])
     found = survey(batches, len(model.class_names))
     weights = torch.ones(len(model.class_names), dtype=torch.float64)
     features = to_floats(found.sample, torch.float32)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,16 @@ class Dataset:
         return channels, height, width
 
 
+def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:
+    """Which of the labels (N,) to hold out, bool (N,): so many of each class, drawn at random."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)
+    for number, quota in enumerate(quotas):
+        of_class = (labels == number).nonzero().flatten()
+        held_out[of_class[torch.randperm(len(of_class), generator=generator)[:quota]]] = True
+    return held_out
+
+
 def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
     """Which of the labels (N,) to hold out, bool (N,): that share of each class, drawn at random.
 
@@ -84,13 +95,8 @@ def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
     quotas = (counts * share).floor().long()
     missing = round(len(labels) * share) - int(quotas.sum())
     quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
-    quotas = torch.minimum(quotas.clamp(min=1), counts - 1)
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(seed)
-    for number, quota in enumerate(quotas.tolist()):
-        of_class = (labels == number).nonzero().flatten()
-        held_out[of_class[torch.randperm(len(of_class), generator=generator)[: max(quota, 0)]]] = True
-    return held_out
+    quotas = torch.minimum(quotas.clamp(min=1), (counts - 1).clamp(min=0))
+    return hold_out(labels, quotas.tolist(), seed)
 
 
 def load(name: str, root: Path) -> Dataset:

@@ -55,7 +55,7 @@ def _run(settings: Namespace) -> None:
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)
-    if settings.split == "val" and not len(data.val_indices):
+    if settings.split == "val" and data.watches_test:
         raise InputError("--split val: this run has no validation images; use --split test")
     with use_threads(threads_of(checkpoint)):
         found = evaluate(model, data, settings.split)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from logreg_lightning import preprocess
-from logreg_lightning.datasets import Dataset, Images, cache_name
+from logreg_lightning.datasets import Dataset, Images, cache_name, hold_out
 from logreg_lightning.errors import InputError
 from logreg_lightning.idx import map_read_only
 from logreg_lightning.runtime.files import atomic_write, locked, replace
@@ -174,12 +174,8 @@ def load(folder: Path, root: Path) -> Dataset:
     pixels = map_read_only(np.load(cache / "pixels.npy", mmap_mode="r"))[: len(labels)]
     classes = tuple(about["classes"])
     if about["splits"] == ["all"]:
-        is_test = torch.zeros(len(labels), dtype=torch.bool)
-        generator = torch.Generator().manual_seed(0)
-        for number in range(len(classes)):
-            of_class = (labels == number).nonzero().flatten()
-            count = round(len(of_class) * TEST_SHARE)
-            is_test[of_class[torch.randperm(len(of_class), generator=generator)[:count]]] = True
+        of_each = labels.bincount(minlength=len(classes)).tolist()
+        is_test = hold_out(labels, [round(count * TEST_SHARE) for count in of_each], seed=0)
         is_val = torch.zeros_like(is_test)
     else:
         is_test = splits == len(about["splits"]) - 1

@@ -39,9 +39,8 @@ class Scaling(NamedTuple):
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (classes, features) and bias (classes,) that do to features what these do to scaled ones."""
         weight = weight * self.scale
-        return weight, bias - (weight * self.mean).sum(
-            1
-        )  # as a matrix product it would depend on the number of threads
+        shift = (weight * self.mean).sum(1)  # as a matrix product it would depend on the number of threads
+        return weight, bias - shift
 
     def unfold(self, grad_weight: Tensor, grad_bias: Tensor) -> Tensor:
         """Gradient by the weight, of the gradients by what `fold` makes of it, by the chain rule; in place."""
@@ -61,7 +60,7 @@ class Standardizer(nn.Module):
 
     def scaling(self, unit: int = 1) -> Scaling:
         """For values in [0, unit]: 255 for those of uint8."""
-        return Scaling(self.mean * unit, self.scale / unit) if unit != 1 else Scaling(self.mean, self.scale)
+        return Scaling(self.mean * unit, self.scale / unit)
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,26 @@ def test_a_run_killed_before_its_first_save_begins_again(workdir: Path, monkeypa
     assert outcome(run) == expected
 
 
+def test_a_run_killed_while_hparams_are_written_writes_them_whole(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = outcome(fit(*EPOCHS))
+
+    def cut(file: object, settings: object) -> None:
+        Path(str(file)).write_text("batch_si", encoding="utf-8")
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        for module in ("lightning.pytorch.loggers.tensorboard", "logreg_lightning.runtime.curves"):
+            patch.setattr(f"{module}.save_hparams_to_yaml", cut)
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    fit("--resume=last")
+    assert outcome(run) == expected
+    assert not list(run.glob("*.partial"))
+
+
 def test_a_run_killed_before_its_results_repeats_the_test_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outcome(fit(*EPOCHS))
     with monkeypatch.context() as patch:

@@ -8,10 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from logreg_lightning.errors import RunError
+from logreg_lightning.runtime.files import replace
 from logreg_lightning.runtime.loader import Steps
 from logreg_lightning.runtime.plan import Plan
 
@@ -25,6 +28,16 @@ class StepLogger(TensorBoardLogger):
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Lightning's, with `hparams.yaml` whole or not there: it is written once, so a cut one would stay cut."""
+        file = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        if not file.exists():
+            partial = file.with_name(file.name + ".partial")
+            save_hparams_to_yaml(partial, self.hparams)
+            replace(partial, file)
+        super().save()
 
 
 class TrainingCurve(L.Callback):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from logreg_lightning.backbones import EMBEDDED
+
 OVERFITTED = 0.1
 """By how much training accuracy may exceed validation accuracy."""
 
@@ -25,11 +27,12 @@ def advice(
         num_test: Images that `test/accuracy` is of.
     """
     test, majority = results["test/accuracy"], results["majority_class_accuracy"]
+    backbone = f"the features of a backbone (--data.features {EMBEDDED}), " if results["features"] == "pixels" else ""
     if test <= majority + _standard_error(majority, num_test):
         balance = "class_weight balanced, " if majority > 0.5 else ""
         return (
             f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
-            f"try {balance}more or larger pictures, their colours, and look whether the labels are right"
+            f"try {backbone}{balance}more or larger pictures, and look whether the labels are right"
         )
     train, val = results.get("train/accuracy"), results.get("val/accuracy")
     if train is None or val is None:
@@ -37,7 +40,7 @@ def advice(
     if train - val > OVERFITTED + 2 * _standard_error(val, num_val):
         return (
             f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
-            f"heart; more of them help most, else try a weight_decay above {results['weight_decay']:g}"
+            f"heart; more of them help most, else try {backbone}a weight_decay above {results['weight_decay']:g}"
         )
     halfway, end = earlier.get(2, 0.0), results["val/loss"]
     # On a cosine, the second half is a fifth of the way, the second quarter a third. A loss that falls more than so in

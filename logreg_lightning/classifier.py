@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from logreg_lightning import metrics, preprocess
+from logreg_lightning import backbones, metrics, preprocess
+from logreg_lightning.errors import InputError
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.runs import checkpoint_of
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 
 class ImageClassifier(L.LightningModule):
-    """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W).
+    """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W) or features (N, features).
 
     Args:
-        image_shape: Channels, height and width.
+        image_shape: Channels, height and width of an image; (features,) where there are no images.
         class_names: A name for each class.
         class_weights: float (num_classes,), what the losses of a class's images are multiplied by.
         calibrate: Whether `temperature`, a buffer, is chosen at each validation; see `Calibration`.
+        backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
     """
 
     class_weights: Tensor | None
     temperature: Tensor | None
 
     def __init__(
-        self, image_shape: Sequence[int], class_names: Sequence[str], class_weights: Tensor | None, calibrate: bool
+        self,
+        image_shape: Sequence[int],
+        class_names: Sequence[str],
+        class_weights: Tensor | None,
+        calibrate: bool,
+        backbone: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         self.image_shape, self.class_names = tuple(image_shape), tuple(class_names)
+        self.backbone = None if backbone is None else dict(backbone)
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("temperature", torch.ones(()) if calibrate else None)
         self.val_metrics = metrics.val_metrics(len(class_names), metrics.TEMPERATURES if calibrate else (1.0,))
         self.test_metrics = metrics.test_metrics(len(class_names))
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Whether it learns from images themselves, not from features of them."""
+        return self.backbone is None and len(self.image_shape) == 3
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         self._evaluate(self.val_metrics, *batch)
@@ -77,18 +93,36 @@ class ImageClassifier(L.LightningModule):
         """
         return cls.load_from_checkpoint(checkpoint_of(str(run)), map_location="cpu").eval()
 
-    @torch.inference_mode()
-    def predict_proba(self, images: Any) -> Tensor:
-        """Probabilities, float (N, num_classes), of a PIL image, a list of them, or uint8 values.
-
-        An array or tensor has the shape (H, W) or (N, H, W), with the channels behind or, as in PyTorch, before height
-        and width where there are three.
+    def prepare(self, picture: Image) -> Tensor:
+        """uint8 of `image_shape`: a picture in mode L or RGB, scaled and cropped as the model wants it.
 
         Raises:
-            InputError: another type or shape.
+            InputError: the model takes no pictures, or its backbone cannot be had.
         """
-        pixels = preprocess.to_batch(images, self.image_shape)
-        return cast(Tensor, self(pixels.to(self.device)).softmax(1))
+        if self.backbone is not None:
+            return backbones.matching(self.backbone).prepare(picture)
+        if len(self.image_shape) == 1:
+            raise InputError(
+                f"this model takes no pictures: it was trained on {self.image_shape[0]} features that were computed "
+                "elsewhere; give such features to its `predict_proba`, from Python"
+            )
+        return preprocess.to_pixels(picture, self.image_shape)
+
+    @torch.inference_mode()
+    def predict_proba(self, images: Any) -> Tensor:
+        """Probabilities, float (N, num_classes), of a PIL image, a list of them, uint8 values, or features.
+
+        An array or tensor of uint8 has the shape (H, W) or (N, H, W), with the channels behind or, as in PyTorch,
+        before height and width where there are three; where the model takes features, floats have the shape
+        (features,) or (N, features).
+
+        Raises:
+            InputError: another type or shape, or the model's backbone cannot be had.
+        """
+        features = self.image_shape[0] if len(self.image_shape) == 1 else None
+        features = features if self.backbone is None else self.backbone["num_features"]
+        batch = preprocess.to_batch(images, self.image_shape, features, self.prepare)
+        return cast(Tensor, self(batch.to(self.device)).softmax(1))
 
     def predict(self, images: Any) -> list[str]:
         """The name of the most probable class of each image; takes what `predict_proba` takes."""

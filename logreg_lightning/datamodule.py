@@ -11,11 +11,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning import auto, datasets, folders
+from logreg_lightning import auto, datasets
 from logreg_lightning.datasets import Dataset, Images
 from logreg_lightning.errors import InputError
+from logreg_lightning.features import extraction_devices
 from logreg_lightning.runtime.loader import EvalLoader, TrainLoader
 from logreg_lightning.runtime.plan import Plan
+from logreg_lightning.sources import Source
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -26,19 +28,24 @@ class ImageDataModule(L.LightningDataModule):
     Args:
         dataset: auto (MNIST if it is on disk or can be downloaded, else digits), mnist, fashion-mnist, kmnist, qmnist,
             digits (the 1,797 8x8 digits inside scikit-learn, no network), or a folder of your own: with a folder of
-            pictures for each class (or train, and val or test, with those inside), or with the four files of MNIST's
-            format, raw or .gz, of any number of classes and any image size.
+            pictures for each class (or train, and val or test, with those inside), with the four files of MNIST's
+            format, raw or .gz, of any number of classes and any image size, or with features that you have computed:
+            train_features.npy, train_labels.npy, test_features.npy, test_labels.npy, and classes.txt if you like.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
         val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
-            0 trains on all of them and watches the test set instead, as the tutorial does. Of a folder with a
-            folder of pictures for each class, the same share of each is held out.
+            0 trains on all of them and watches the test set instead, as the tutorial does. Of a folder of pictures or
+            of features, the same share of each class is held out.
         val_seed: Seed of that split; the training seed does not affect it.
         steps_per_execution: Optimiser steps that one call of training_step runs: it changes speed, never a result. A
             call always ends at every 50th step of an epoch, where curves are logged and the run is saved.
-        image_size: Height and width that the pictures of a folder with a folder for each class are scaled to.
-        color: Whether those pictures keep their colours.
+        image_size: Height and width that the pictures of a folder with a folder for each class are scaled to, or any
+            pictures for a backbone; auto is 28, or the backbone's own.
+        color: Whether those pictures keep their colours; a backbone always sees them.
+        features: What is learnt from: pixels, or the features of pictures by a frozen backbone, computed once:
+            efficientnet-lite0 (its weights come with the extra `features`, no network), torchvision/NAME or timm/NAME
+            (their weights are downloaded).
 
     Raises:
         InputError: a value is out of its range.
@@ -52,13 +59,11 @@ class ImageDataModule(L.LightningDataModule):
         val_size: float = 0.1,
         val_seed: int = 0,
         steps_per_execution: int = 50,
-        image_size: int = 28,
+        image_size: int | Literal["auto"] = "auto",
         color: bool = False,
+        features: str = "pixels",
     ) -> None:
         super().__init__()
-        if dataset != "auto" and dataset not in datasets.NAMES and not datasets.is_folder(dataset):
-            names = ", ".join(datasets.NAMES)
-            raise InputError(f"`dataset={dataset!r}` is not known; use auto, {names}, or a folder's path")
         for name, value in (
             ("batch_size", batch_size),
             ("steps_per_execution", steps_per_execution),
@@ -72,7 +77,9 @@ class ImageDataModule(L.LightningDataModule):
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
         self.batch_size: Any = batch_size  # auto becomes a number in `setup`
-        self.steps_per_execution, self.image_size, self.color = steps_per_execution, image_size, color
+        self.steps_per_execution = steps_per_execution
+        Source("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
+        self.image_size, self.color, self.features = image_size, color, features
         self._loaded: Dataset | None = None
         self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
@@ -91,19 +98,14 @@ class ImageDataModule(L.LightningDataModule):
                     f"\n*** MNIST is not available; training on scikit-learn's 8x8 digits instead ***\n({error})\n"
                 )
                 self.dataset = "digits"
-        class_folder = self._class_folder()
-        if class_folder:
-            folders.prepare(class_folder, self.root, self.image_size, self.color)
-        else:
-            datasets.prepare(self.dataset, self.root)
+        self.source.prepare(*extraction_devices(self.trainer))
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images and splits off the validation set, both once."""
         self._seed = None
         if self._loaded is not None:
             return
-        class_folder = self._class_folder()
-        data = folders.load(class_folder, self.root) if class_folder else datasets.load(self.dataset, self.root)
+        data = self.source.load()
         indices = data.train_indices if data.train_indices is not None else torch.arange(len(data.train)).int()
         is_val = torch.zeros(len(indices), dtype=torch.bool)
         if data.val_indices is not None:
@@ -112,7 +114,7 @@ class ImageDataModule(L.LightningDataModule):
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
-            if class_folder and self.val_size:
+            if self.source.is_stratified and self.val_size:
                 share = self.val_size if self.val_size < 1 else num_val / len(indices)
                 is_val = datasets.stratified(data.train.labels[indices], share, self.val_seed)
                 self._split = "stratified"
@@ -125,10 +127,10 @@ class ImageDataModule(L.LightningDataModule):
         auto.settle(self, batch_size=self.batch_size)
         self._loaded = data
 
-    def _class_folder(self) -> Path | None:
-        """The folder with a folder for each class, if that is the data set."""
-        path = Path(self.dataset)
-        return path if datasets.is_folder(self.dataset) and not datasets.is_idx_folder(path) else None
+    @property
+    def source(self) -> Source:
+        """Where the images come from."""
+        return Source(self.dataset, self.root, self.image_size, self.color, self.features)
 
     @property
     def data(self) -> Dataset:
@@ -149,7 +151,8 @@ class ImageDataModule(L.LightningDataModule):
             else "no validation images: the test set is watched during training, so it is not unseen"
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
-        return "\n".join([f"{self.dataset}: {counts}", *(f"  {note}" for note in self.data.notes)])
+        name = self.dataset if self.features == "pixels" else f"{self.dataset}, features of {self.features}"
+        return "\n".join([f"{name}: {counts}", *(f"  {note}" for note in self.data.notes)])
 
     # Step 2: make it iterable.
 
@@ -220,6 +223,7 @@ class ImageDataModule(L.LightningDataModule):
             "image_shape": list(self.data.image_shape),
             "images": [len(self.train_indices), len(self.val_indices), self.data.num_test],
             "split": self._split,
+            "backbone": self.data.backbone,
         }
 
     def state_dict(self) -> dict[str, Any]:

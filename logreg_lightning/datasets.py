@@ -1,4 +1,4 @@
-"""What a data set is here, uint8 images, int64 labels and class names, and each one by its name."""
+"""What a data set is here, images or their features, labels and class names, and each one by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,37 @@ _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KM
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images.
+    """Labelled images, or features in their place.
 
     Attributes:
-        pixels: uint8, shape (N, C, H, W).
+        pixels: uint8 (N, C, H, W), or features, float (N, features).
         labels: int64, shape (N,), each in [0, number of classes).
+        look: Makes the pictures, uint8 (n, C, H, W), that the features at indices (n,) were computed of, scaled to a
+            height and width that is the second argument; None where there are no pictures, or where they are the
+            pixels.
     """
 
     pixels: Tensor
     labels: Tensor
+    look: Callable[[Tensor, int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the images, uint8 (n, C, H, W), and labels, int64 (n,), at `indices`, int32 (n,)."""
+        """Copies of the images or features and labels, int64 (n,), at `indices`, int32 (n,)."""
         return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def pictures(self, indices: Tensor, size: int) -> Tensor | None:
+        """uint8 (n, C, H, W), for a person to see, those of features `size` high and wide; None where there are none.
+
+        Args:
+            indices: int32 (n,).
+            size: Pixels.
+        """
+        if self.look is not None:
+            return self.look(indices, size)
+        return self.take(indices)[0] if self.pixels.ndim == 4 else None
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class Dataset:
         train_indices, test_indices: int32 (n,), which of `train` and `test` are meant; None for all of them.
         val_indices: int32 (n,), which of `train` are for validation, where the data set says so itself.
         notes: Sentences that a person who trains on it should read.
+        backbone: What decided the features, as `Backbone.about` says it; None where no backbone did.
     """
 
     name: str
@@ -63,6 +79,7 @@ class Dataset:
     test_indices: Tensor | None = None
     val_indices: Tensor | None = None
     notes: tuple[str, ...] = ()
+    backbone: dict[str, Any] | None = None
 
     @property
     def num_test(self) -> int:
@@ -70,10 +87,16 @@ class Dataset:
         return len(self.test) if self.test_indices is None else len(self.test_indices)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        _, channels, height, width = self.train.pixels.shape
-        return channels, height, width
+    def num_features(self) -> int:
+        """Values of an image, or features."""
+        return self.train.pixels[0].numel()
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of what a model takes, with a backbone what that takes; else (features,)."""
+        if self.backbone is not None:
+            return 3, self.backbone["image_size"], self.backbone["image_size"]
+        return tuple(self.train.pixels.shape[1:])
 
 
 def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:

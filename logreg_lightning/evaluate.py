@@ -78,6 +78,7 @@ def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> 
     for name, trained_on, now in (
         ("classes", model.class_names, data.data.classes),
         ("image size", model.image_shape, data.data.image_shape),
+        ("backbone", model.backbone, data.data.backbone),
     ):
         if trained_on != now:
             raise InputError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -17,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
 
 from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.datasets import Images
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime.checkpoints import Saver
 from logreg_lightning.runtime.loader import EvalLoader
@@ -29,6 +32,13 @@ MOST_CLASSES = 20
 
 SHADED = 0.98
 """Of the weights, how many are within the scale of their picture; those beyond have its darkest colours."""
+
+PICTURE = 128
+"""Height and width at which the pictures of features are shown."""
+
+EMBEDDED, THUMBNAIL, COMPONENTS = 2000, 32, 50
+"""Validation features in TensorBoard's projector, height and width of their pictures, and what is kept of them: their
+first principal components, to which the projector itself reduces features before t-SNE."""
 
 BINS = 15
 """Of the reliability diagram, as many as the calibration error has."""
@@ -45,7 +55,10 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
             mine.copy_(value)
         graph = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))
         warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
-        writer.add_graph(graph, linear.weight.new_zeros(1, *model.image_shape))
+        shape = model.image_shape if model.sees_pixels else (model.linear.in_features,)
+        writer.add_graph(graph, linear.weight.new_zeros(1, *shape))
+    if not model.sees_pixels:
+        embed(writer, model, data)
 
 
 class WeightFigures(L.Callback):
@@ -63,8 +76,10 @@ class WeightFigures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or self.seconds > self.SHARE * self.saver.fit_seconds:
             return
-        begun = time.perf_counter()
         model = cast(LogisticRegression, pl_module)
+        if not model.sees_pixels:
+            return
+        begun = time.perf_counter()
         figure = weights(model, model.class_names)
         cast(Any, trainer.logger).experiment.add_figure("model/weights", figure, trainer.global_step)
         self.seconds += time.perf_counter() - begun
@@ -75,28 +90,26 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
     """All pictures of a trained model by their TensorBoard tags, on the validation set, or on the test set where
     there is none."""
     model = model.eval().cpu()
-    names, images, where, split = data.data.classes, data.data.train, data.val_indices, "validation"
-    if not len(where):
-        images, split = data.data.test, "test"
-        where = torch.arange(len(images)).int() if data.data.test_indices is None else data.data.test_indices
+    names = data.data.classes
+    images, where, split = _watched(data)
     parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, where)]
     probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
 
-    def show(chosen: Tensor, title: str) -> Figure:
-        pixels, truth = images.take(where[chosen])
+    def show(chosen: Tensor, title: str) -> Figure | None:
+        pixels, truth = images.pictures(where[chosen], PICTURE), images.labels[where[chosen]]
         lines = []
         for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
             pred = int(row.argmax())
             wrong = f" taken for {names[pred]}" if pred != true else ""
             lines.append(f"{names[true]}{wrong}, {row[pred]:.0%}")
-        return grid(pixels, lines, f"{title} ({split})")
+        return None if pixels is None else grid(pixels, lines, f"{title} ({split})")
 
     confidence, preds = probabilities.max(1)
     mistakes, hits = (preds != labels).nonzero().flatten(), (preds == labels).nonzero().flatten()
     worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
     narrow = hits[confidence[hits].argsort()[:SHOWN]]
-    return {
-        "model/weights": weights(model, names),
+    drawn = {
+        "model/weights": weights(model, names) if model.sees_pixels else None,
         "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
         "mistakes/most_confident": show(worst, "Most confident mistakes"),
         "mistakes/least_confident_hits": show(narrow, "Least confident hits"),
@@ -105,6 +118,42 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
         "data/training_images": training_images(data),
         "data/class_counts": class_counts(data),
     }
+    return {tag: figure for tag, figure in drawn.items() if figure is not None}
+
+
+def _watched(data: ImageDataModule) -> tuple[Images, Tensor, str]:
+    """What is watched during training: images, which of them, int32 (n,), and the name of their split."""
+    if not data.watches_test:
+        return data.data.train, data.val_indices, "validation"
+    images, where = data.data.test, data.data.test_indices
+    return images, torch.arange(len(images)).int() if where is None else where, "test"
+
+
+@torch.inference_mode()
+def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule) -> None:
+    """Fills TensorBoard's projector with validation features, their pictures, classes and predicted classes."""
+    images, where, split = _watched(data)
+    # Spread over all of them: those of a folder are in the order of their classes.
+    chosen = where[torch.linspace(0, len(where) - 1, min(len(where), EMBEDDED)).long()]
+    values, labels = images.take(chosen)
+    names = [" ".join(name.split()) for name in model.class_names]
+    pairs = [[names[k] for k in pair] for pair in zip(labels.tolist(), model(values).argmax(1).tolist(), strict=True)]
+    centred = values.float() - values.float().mean(0)
+    kept = min(COMPONENTS, *centred.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        left, scale, _ = torch.pca_lowrank(centred, kept, center=False)
+    pictures = images.pictures(chosen, THUMBNAIL)
+    tag = f"{split} features"
+    # The folder that TensorBoard makes for step 0, here of a run that was resumed.
+    shutil.rmtree(Path(cast(Any, writer).get_logdir()) / "00000", ignore_errors=True)
+    writer.add_embedding(
+        left * scale,
+        pairs,
+        None if pictures is None else pictures.float() / 255,
+        tag=tag,
+        metadata_header=["class", "predicted class"],
+    )
 
 
 def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
@@ -213,19 +262,23 @@ def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
     return figure
 
 
-def training_images(data: ImageDataModule, rows: int = 5) -> Figure:
-    """The first training images of each class that has so many, a class a column."""
+def training_images(data: ImageDataModule, rows: int = 5) -> Figure | None:
+    """The first training images of each class that has so many, a class a column; None where there are no images."""
     first = data.train_indices[:20_000]
-    labels = data.data.train.take(first)[1]
+    labels = data.data.train.labels[first]
     of_classes = {
         name: first[(labels == number).nonzero().flatten()[:rows]]
         for number, name in enumerate(data.data.classes[:MOST_CLASSES])
     }
     chosen = {name: indices for name, indices in of_classes.items() if len(indices) == rows}
+    shown = torch.stack([*chosen.values()]).T.flatten() if chosen else first[:0]
+    pictures = data.data.train.pictures(shown, PICTURE) if chosen else None
     columns = max(1, len(chosen))
+    if chosen and pictures is None:
+        return None
     figure = _figure("Training images by class", 5, max(2.5, 0.5 + 1.4 * rows * 5 / max(8, columns)))
-    if chosen:
-        values = data.data.train.take(torch.stack([*chosen.values()]).T.flatten())[0].movedim(1, -1)
+    if pictures is not None:
+        values = pictures.movedim(1, -1)
         values = values.squeeze(-1) if values.shape[-1] == 1 else values
         lines = [*chosen, *[""] * (columns * (rows - 1))]
         _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.88)), values, lines, columns, cmap="gray", vmin=0, vmax=255)

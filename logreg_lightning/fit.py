@@ -127,9 +127,10 @@ def fit(
         trainer = _trainer(config, _callbacks(curve, saver, val_check_interval, pictures))
 
         # 2. The data.
+        stack.enter_context(use_threads(threads))
+        data.trainer = trainer
         data.prepare_data()
         data.setup()
-        data.trainer = trainer
         config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
         if config["max_epochs"] == "auto":
             trainer.fit_loop.max_epochs = auto.epochs(data.steps_per_epoch, max_steps)
@@ -146,10 +147,14 @@ def fit(
 
         # 3. The model, with the same first weights whatever was drawn before.
         stack.enter_context(_seeded(seed))
-        channels, height, width = shape = data.data.image_shape
         names = data.data.classes
         net = LogisticRegression(
-            channels * height * width, len(names), **config["model"], image_shape=shape, class_names=names
+            data.data.num_features,
+            len(names),
+            **config["model"],
+            image_shape=data.data.image_shape,
+            class_names=names,
+            backbone=data.data.backbone,
         )
         if state is None:
             auto.adapt(net, data.training_images(), data.batch_size)
@@ -234,7 +239,7 @@ def _as_started(config: dict[str, Any], started: dict[str, Any]) -> dict[str, An
     }
 
 
-_FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names")
+_FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
 
 
 def _callbacks(
@@ -309,7 +314,7 @@ def _threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer)
     if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
         return None
     before: int | None = started.get("threads")
-    work = data.batch_size * math.prod(data.data.image_shape) * len(data.data.classes)
+    work = data.batch_size * data.data.num_features * len(data.data.classes)
     return before or threads_for(work)
 
 
@@ -385,6 +390,7 @@ def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
     shown |= {f"data.{name}": config["data"][name] for name in ("batch_size", "val_size")}
     return {
         "data.dataset": data.dataset,
+        "data.features": data.source.what,
         **shown,
         **{f"model.{name}": value for name, value in config["model"].items()},
     }
@@ -397,6 +403,7 @@ def _results(
     return {
         "command": processes.command_line(),
         "dataset": data.dataset,
+        "features": data.source.what,
         "epochs": math.ceil(steps / data.steps_per_epoch),
         "steps": steps,
         "checkpoint": "checkpoints/last.ckpt",

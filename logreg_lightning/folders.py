@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning import preprocess
+from logreg_lightning import features, preprocess
 from logreg_lightning.datasets import Dataset, Images, cache_name, hold_out
 from logreg_lightning.errors import InputError
 from logreg_lightning.idx import map_read_only
 from logreg_lightning.runtime.files import atomic_write, locked, replace
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TEST_SHARE = 0.2
 """Of each class's pictures, what is held out for testing where there is no test folder."""
@@ -159,7 +165,7 @@ def _decode(folder: Path, found: Layout, place: Path, key: str, image_size: int,
                 pixels[len(kept)] = values.numpy()
                 kept.append((split, number))
     if not kept:
-        raise InputError(f"{folder}: none of its {len(found.files)} files is a readable picture; use another folder")
+        raise InputError(_NONE_READABLE.format(folder=folder, count=len(found.files)))
     pixels.flush()
     np.save(place / "labels.npy", np.array(kept, dtype=np.int64).reshape(-1, 2))
     about = {"key": key, "classes": found.classes, "splits": found.splits, "skipped": skipped}
@@ -171,19 +177,41 @@ def load(folder: Path, root: Path) -> Dataset:
     cache = _cache(folder, root)
     about: dict[str, Any] = json.loads((cache / "about.json").read_text(encoding="utf-8"))
     splits, labels = (torch.from_numpy(column.copy()) for column in np.load(cache / "labels.npy").T)
-    pixels = map_read_only(np.load(cache / "pixels.npy", mmap_mode="r"))[: len(labels)]
-    classes = tuple(about["classes"])
-    if about["splits"] == ["all"]:
+    images = Images(map_read_only(np.load(cache / "pixels.npy", mmap_mode="r"))[: len(labels)], labels)
+    return _dataset(
+        folder, about["classes"], about["splits"], splits, images, torch.arange(len(labels)), about["skipped"]
+    )
+
+
+def _dataset(
+    folder: Path,
+    class_names: Sequence[str],
+    split_names: Sequence[str],
+    splits: Tensor,
+    images: Images,
+    readable: Tensor,
+    skipped: Sequence[str],
+    backbone: dict[str, Any] | None = None,
+) -> Dataset:
+    """The data set of a folder's images.
+
+    Args:
+        splits: int64 (N,), each an index of `split_names`.
+        readable: int64 (n,), which of the N images are there.
+        skipped: Names of the files that are not.
+    """
+    classes = tuple(class_names)
+    labels, splits = images.labels[readable], splits[readable]
+    if list(split_names) == ["all"]:
         of_each = labels.bincount(minlength=len(classes)).tolist()
         is_test = hold_out(labels, [round(count * TEST_SHARE) for count in of_each], seed=0)
         is_val = torch.zeros_like(is_test)
     else:
-        is_test = splits == len(about["splits"]) - 1
+        is_test = splits == len(split_names) - 1
         is_val = (splits == 1) & ~is_test
-    images = Images(pixels, labels)
-    train, test = (mask.nonzero().flatten().int() for mask in (~is_test, is_test))
-    notes = [_skipped(about["skipped"])] if about["skipped"] else []
-    if about["splits"] == ["all"]:
+    train, test, val = (readable[mask].int() for mask in (~is_test, is_test, is_val))
+    notes = [_skipped(skipped)] if skipped else []
+    if list(split_names) == ["all"]:
         notes.append(f"no test split: a fifth of each class, {len(test):,} pictures, is held out for testing")
     for name, mask in (("training", ~is_test & ~is_val), ("test", is_test)):
         counts = torch.bincount(labels[mask], minlength=len(classes))
@@ -198,11 +226,108 @@ def load(folder: Path, root: Path) -> Dataset:
         images,
         train_indices=train,
         test_indices=test,
-        val_indices=is_val.nonzero().flatten().int() if bool(is_val.any()) else None,
+        val_indices=val if len(val) else None,
         notes=tuple(notes),
+        backbone=backbone,
     )
 
 
-def _skipped(names: list[str]) -> str:
+class FilePictures:
+    """The pictures of a folder as files.
+
+    Args:
+        folder: With a folder of pictures for each class.
+        root: Where contents are noted, so that a file is read again only when it looks as if it had changed.
+
+    Raises:
+        InputError: the folder is not a data set, or the notes cannot be written.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.layout = folder, layout(folder)
+        self.paths = [path for path, _, _ in self.layout.files]
+        if not self.paths:
+            raise InputError(_NONE_READABLE.format(folder=folder, count=0))
+        notes = root / "features" / cache_name(folder) / "contents.json"
+        try:
+            before = json.loads(notes.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+
+        def note(path: Path) -> list[Any]:
+            try:
+                stat = path.stat()
+                seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+                noted: list[Any] = before.get(self._name(path), [])
+                return noted if noted[:3] == seen else [*seen, features.content(path.read_bytes())]
+            except OSError:
+                return [0, 0, 0, ""]
+
+        with ThreadPoolExecutor() as pool:
+            now = {self._name(path): found for path, found in zip(self.paths, pool.map(note, self.paths), strict=True)}
+        self.contents = [now[self._name(path)][3] for path in self.paths]
+        if now != before:
+            try:
+                notes.parent.mkdir(parents=True, exist_ok=True)
+                with locked(notes.parent, wait=True):
+                    atomic_write(notes, json.dumps(now).encode())
+            except OSError as error:
+                raise InputError(
+                    f"{error.filename or notes} cannot be written ({error.strerror}); set another folder as `root`"
+                ) from None
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def read(self, number: int) -> Image:
+        """A picture, in mode L or RGB.
+
+        Raises:
+            OSError: it cannot be read or is not a picture.
+            InputError: it has changed since its content was noted.
+        """
+        data = self.paths[number].read_bytes()
+        if features.content(data) != self.contents[number]:
+            raise InputError(f"{self.paths[number]} has just changed; begin again once it no longer does")
+        return preprocess.read_picture(io.BytesIO(data))
+
+    def look(self, indices: Tensor, size: int) -> Tensor:
+        """uint8 (n, 3, size, size), for a person to see; black where a file is gone."""
+
+        pictures = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
+
+        def draw(row: int) -> None:
+            with contextlib.suppress(OSError):
+                picture = preprocess.read_picture(self.paths[int(indices[row])])
+                pictures[row] = preprocess.to_pixels(picture, (3, size, size)).numpy()
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(draw, range(len(indices))))
+        return torch.from_numpy(pictures)
+
+    def dataset(self, values: Tensor, unreadable: Sequence[int], backbone: dict[str, Any]) -> Dataset:
+        """The data set of the pictures' features, float (N, features)."""
+        labels, splits = (torch.tensor([file[k] for file in self.layout.files], dtype=torch.int64) for k in (2, 1))
+        is_readable = torch.ones(len(labels), dtype=torch.bool)
+        is_readable[list(unreadable)] = False
+        if not is_readable.any():
+            raise InputError(_NONE_READABLE.format(folder=self.folder, count=len(labels)))
+        skipped = [*self.layout.hidden, *(self.paths[number] for number in unreadable)]
+        return _dataset(
+            self.folder,
+            self.layout.classes,
+            self.layout.splits,
+            splits,
+            Images(values, labels, self.look),
+            is_readable.nonzero().flatten(),
+            [str(path.relative_to(self.folder)) for path in skipped],
+            backbone,
+        )
+
+
+_NONE_READABLE = "{folder}: none of its {count} files is a readable picture; use another folder"
+
+
+def _skipped(names: Sequence[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"skipped {len(names)} hidden or unreadable file{'s' if len(names) > 1 else ''}: {shown}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from logreg_lightning.errors import InputError
@@ -29,14 +29,16 @@ def check(**hyperparameters: Any) -> None:
             raise InputError(f"`{name}` must be {_RANGES[name][1]}, not {value}")
 
 
-def shape_of(in_features: int, image_shape: Sequence[int] | None) -> list[int]:
-    """Channels, height and width as they are given, or of a square image, grey or in three colours.
+def shape_of(in_features: int, image_shape: Sequence[int] | None, backbone: Mapping[str, Any] | None) -> list[int]:
+    """An image's shape as it is given, or of a square image, grey or in three colours.
 
     Raises:
-        InputError: an image of that shape has another number of values.
+        InputError: an image of that shape, or the backbone, has another number of values.
     """
     shape = list(image_shape or square_shape(in_features))
-    if math.prod(shape) != in_features:
+    if backbone is not None and backbone["num_features"] != in_features:
+        raise InputError(f"{backbone['name']} has {backbone['num_features']} features, not `in_features={in_features}`")
+    if backbone is None and math.prod(shape) != in_features:
         raise InputError(f"`image_shape={shape}` has {math.prod(shape)} values, not `in_features={in_features}`")
     return shape
 

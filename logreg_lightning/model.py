@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from logreg_lightning import hyperparameters
 from logreg_lightning.auto import Adaptation
+from logreg_lightning.backbones import matching
 from logreg_lightning.classifier import Calibration, ImageClassifier
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.curves import TrainingCurve
@@ -26,7 +27,7 @@ class LogisticRegression(ImageClassifier):
     """Multinomial logistic regression: one linear layer, trained with cross-entropy and SGD.
 
     Args:
-        in_features: Values in an image: channels x height x width.
+        in_features: Values in an image, channels x height x width, or features.
         num_classes: Number of classes.
         lr: Learning rate of SGD; auto is half of the largest that is stable on the training images.
         momentum: Momentum of SGD, from 0 to below 1.
@@ -40,8 +41,10 @@ class LogisticRegression(ImageClassifier):
             losses are then weighted means.
         calibrate: Divide logits by a temperature, 1 or more, where that makes the validation loss smaller: few images
             make a model too sure. It changes no predicted class.
-        image_shape: Channels, height and width. A square image, grey or in three colours, where none is given.
+        image_shape: Channels, height and width; (features,) where there are no images. A square image, grey or in three
+            colours, where none is given.
         class_names: A name for each class; their numbers where none are given.
+        backbone: What decides an image's features, as `Backbone.about` says it; its pixels do where none is given.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,11 +63,13 @@ class LogisticRegression(ImageClassifier):
         calibrate: bool = True,
         image_shape: Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
+        backbone: Mapping[str, Any] | None = None,
     ) -> None:
         hyperparameters.check(**locals())
-        image_shape = hyperparameters.shape_of(in_features, image_shape)
+        image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
-        super().__init__(image_shape, class_names, torch.ones(num_classes) if class_weight else None, calibrate)
+        weights = torch.ones(num_classes) if class_weight else None
+        super().__init__(image_shape, class_names, weights, calibrate, backbone)
         self.save_hyperparameters()
         self.lr, self.momentum, self.weight_decay, self.schedule = lr, momentum, weight_decay, schedule
         self.linear = nn.Linear(in_features, num_classes)
@@ -76,15 +81,20 @@ class LogisticRegression(ImageClassifier):
         self.automatic_optimization = False  # one training_step runs several optimiser steps
 
     def features(self, images: Tensor) -> Tensor:
-        """Floats (N, in_features) of images (N, C, H, W): uint8 divided by 255, as `ToTensor` does, floats kept."""
+        """Floats (N, in_features) of images (N, C, H, W): uint8 divided by 255, as `ToTensor` does, floats kept.
+
+        With a backbone, its features of them. Features (N, in_features) are kept.
+        """
+        if self.backbone is not None and images.ndim == 4:
+            images = matching(self.backbone).to(self.device).features(images)
         return to_floats(images, self.linear.weight.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1]."""
+        """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
         return F.linear(self.features(images), *self.on_pixels())
 
     def on_pixels(self) -> tuple[Tensor, Tensor]:
-        """Weights (num_classes, in_features) and bias as they act on values in [0, 1], all the rest folded in."""
+        """Weights (num_classes, in_features) and bias as they act on `features`, all the rest folded in."""
         weight: Tensor = self.linear.weight
         bias: Tensor = self.linear.bias
         if self.standardizer is not None:

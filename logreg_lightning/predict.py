@@ -105,7 +105,7 @@ def predict(
             picture = preprocess.read_picture(path)
         except OSError as error:
             return f"{path} cannot be read as a picture ({error.strerror or error})"
-        return preprocess.digit_to_pixels(picture) if digit else preprocess.to_pixels(picture, model.image_shape)
+        return preprocess.digit_to_pixels(picture) if digit else model.prepare(picture)
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

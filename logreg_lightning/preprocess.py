@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MNIST_SHAPE = (1, 28, 28)
 
 
-def read_picture(path: Path) -> Image:
+def read_picture(path: Path | IO[bytes]) -> Image:
     """A picture of any format that PIL reads, upright by its EXIF data, transparent parts on white, in L or RGB.
 
     Raises:
@@ -60,32 +60,44 @@ def square_shape(in_features: int) -> tuple[int, int, int]:
     return 1, 1, in_features
 
 
-def to_batch(images: Any, shape: Sequence[int]) -> Tensor:
-    """uint8 (N, C, H, W) of that shape (C, H, W), of a PIL image, a list of what this takes, or uint8 values.
+def to_batch(images: Any, shape: Sequence[int], num_features: int | None, prepare: Callable[[Image], Tensor]) -> Tensor:
+    """What a model takes, of a PIL image, a list of what this takes, uint8 values, or features.
 
-    PIL images of any size and mode are scaled. An array or tensor has the shape (H, W) or (N, H, W), with the channels
-    behind or, as in PyTorch, before height and width where there are three.
+    PIL images may have any size and mode. An array or tensor of uint8 has the shape (H, W) or (N, H, W), with the
+    channels behind or, as in PyTorch, before height and width where there are three; one of floats has the shape
+    (features,) or (N, features).
+
+    Args:
+        shape: (C, H, W) of the images that the model takes; (features,) where it takes none.
+        num_features: Of the features that it takes; None where it takes none.
+        prepare: Makes uint8 (C, H, W) of a picture in mode L or RGB.
+
+    Returns:
+        uint8 (N, C, H, W), or float (N, features).
 
     Raises:
         InputError: another type or shape.
     """
     from PIL.Image import Image
 
-    channels, height, width = shape
     if isinstance(images, Image):
-        return to_pixels(upright(images), shape).unsqueeze(0)
+        return prepare(upright(images)).unsqueeze(0)
     if isinstance(images, list | tuple):
-        return torch.cat([to_batch(image, shape) for image in images])
-    pixels = torch.as_tensor(images)
-    if pixels.shape[-3:] == (height, width, channels):
-        pixels = pixels.movedim(-1, -3)
-    single = (height, width) if channels == 1 else (channels, height, width)
-    if pixels.dtype == torch.uint8 and pixels.shape[-len(single) :] == single and pixels.ndim <= 4:
-        return pixels.reshape(-1, channels, height, width)
-    raise InputError(
-        f"images of {pixels.dtype} {tuple(pixels.shape)} are not what this model takes: uint8 values, "
-        f"{channels} x {height} x {width} an image"
-    )
+        return torch.cat([to_batch(image, shape, num_features, prepare) for image in images])
+    values = torch.as_tensor(images)
+    if values.is_floating_point() and values.ndim in (1, 2) and values.shape[-1] == num_features:
+        return values.reshape(-1, num_features)
+    wanted = f"features, floats (N, {num_features})" if num_features is not None else ""
+    if len(shape) == 3:
+        channels, height, width = shape
+        if values.shape[-3:] == (height, width, channels):
+            values = values.movedim(-1, -3)
+        single = (height, width) if channels == 1 else (channels, height, width)
+        if values.dtype == torch.uint8 and values.shape[-len(single) :] == single and values.ndim <= 4:
+            return values.reshape(-1, channels, height, width)
+        pixels = f"uint8 values, {channels} x {height} x {width} an image"
+        wanted = f"{pixels}, or {wanted}" if wanted else pixels
+    raise InputError(f"images of {values.dtype} {tuple(values.shape)} are not what this model takes: {wanted}")
 
 
 def to_pixels(picture: Image, shape: Sequence[int]) -> Tensor:

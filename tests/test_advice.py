@@ -10,7 +10,7 @@ from logreg_lightning.advice import advice
 
 GOOD: dict[str, Any] = {
     "test/accuracy": 0.9, "majority_class_accuracy": 0.2, "train/accuracy": 0.92, "val/accuracy": 0.9,
-    "val/loss": 0.30, "lr": 0.01, "weight_decay": 0.001,
+    "val/loss": 0.30, "lr": 0.01, "weight_decay": 0.001, "features": "pixels",
 }  # fmt: skip
 
 
@@ -22,12 +22,20 @@ GOOD: dict[str, Any] = {
         (
             {"test/accuracy": 0.21},
             {1: 0.4, 2: 0.31},
-            "no better than always predicting the most frequent class (0.2): try more or",
+            "no better than always predicting the most frequent class (0.2): try the features of a backbone "
+            "(--data.features efficientnet-lite0), more or",
         ),
+        ({"test/accuracy": 0.21, "features": "npy"}, {}, "class (0.2): try more or larger"),
+        (
+            {"train/accuracy": 1.0, "val/accuracy": 0.7},
+            {},
+            "else try the features of a backbone (--data.features efficientnet-lite0), a weight_decay above 0.001",
+        ),
+        ({"train/accuracy": 1.0, "val/accuracy": 0.7, "features": "timm/x"}, {}, "else try a weight_decay above 0.001"),
         (
             {"test/accuracy": 0.9, "majority_class_accuracy": 0.9},
             {1: 0.4, 2: 0.31},
-            "try class_weight balanced, more or larger",
+            "efficientnet-lite0), class_weight balanced, more or larger",
         ),
         ({"test/accuracy": 0.24}, {1: 0.4, 2: 0.31}, None),  # more than a standard error above 0.2
         (
@@ -47,7 +55,7 @@ def test_says_what_looks_wrong_first(results: dict[str, Any], earlier: dict[int,
 
 
 def test_a_run_without_a_validation_says_only_what_it_can() -> None:
-    results = {name: GOOD[name] for name in ("test/accuracy", "majority_class_accuracy", "lr", "weight_decay")}
+    results = {name: GOOD[name] for name in ("test/accuracy", "majority_class_accuracy", "features")}
     assert advice(results, {}, "cosine", 100, 100) is None
 
 

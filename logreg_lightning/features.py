@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from torch import Tensor
 from logreg_lightning.backbones import BATCH, Backbone, exact
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.idx import map_read_only
-from logreg_lightning.runtime.files import atomic_write, locked, replace
+from logreg_lightning.runtime.files import atomic_write, locked, read_json, write_json
 from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.threads import use_threads
 
@@ -167,12 +166,11 @@ def prepare_features(
         if size > LARGE:
             say(f"The features will take {size / 1e9:.1f} GB in {folder}, and as much again while they are computed")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            parts = folder.with_name(f"{folder.name}.parts")
-            parts.mkdir(exist_ok=True)
+            parts = folder / "parts"
+            parts.mkdir(parents=True, exist_ok=True)
             with use_threads(1), exact():  # one thread for each worker
                 _compute(pictures, missing, parts, backbone, devices, workers)
-            with locked(folder.parent, wait=True):
+            with locked(folder, wait=True):
                 if (there_now := _open(folder)) is None or there_now.contents != list(pictures.contents):
                     _assemble(folder, pictures.contents, backbone.num_features, cache, parts)
                 shutil.rmtree(parts, ignore_errors=True)
@@ -182,23 +180,28 @@ def prepare_features(
             ) from None
 
 
-def load_features(folder: Path) -> tuple[Tensor, list[int]]:
-    """Features, float32 (N, features), memory-mapped, and the rows that hold none, as `prepare_features` left them."""
+def load_features(folder: Path, pictures: Pictures) -> tuple[Tensor, list[int]]:
+    """Features, float32 (N, features), memory-mapped, and the rows that hold none, as `prepare_features` left them.
+
+    Raises:
+        InputError: they are of other pictures.
+    """
     cache = _open(folder)
-    assert cache is not None, "call prepare_features() first"
+    if cache is None or cache.contents != list(pictures.contents):
+        raise InputError(f"{folder} does not hold the features of the pictures as they are now; begin again")
     return map_read_only(cache.values), cache.unreadable
 
 
 def _open(folder: Path) -> Cache | None:
     """What is there, if it can be read at all; rows that were altered have no content."""
-    file = folder / "features.npy"
+    about = read_json(folder / "about.json")
     try:
-        about, checksum = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        file = folder / about["file"]
         values = np.load(file, mmap_mode="r", allow_pickle=False)
-        if checksum != _checksum_of(about) or values.shape[:1] != (len(about["contents"]),) or values.dtype != DTYPE:
+        if values.shape[:1] != (len(about["contents"]),) or values.dtype != DTYPE:
             return None
         stat = _stat(file)
-    except (OSError, ValueError, TypeError, KeyError):
+    except Exception:  # numpy raises whatever the bytes make it
         return None
     if about["stat"] != stat:  # copied, or altered
         wrong = [now != then for now, then in zip(_checksums(values), about["checksums"], strict=True)]
@@ -206,8 +209,16 @@ def _open(folder: Path) -> Cache | None:
         if any(wrong):
             return Cache(contents, about["unreadable"], values)
         with contextlib.suppress(OSError):
-            _write_about(folder, {**about, "stat": stat})
+            write_json(folder / "about.json", {**about, "stat": stat})
     return Cache(about["contents"], about["unreadable"], values)
+
+
+def _version(folder: Path) -> list[int] | None:
+    """Another one whenever the folder's content is."""
+    try:
+        return _stat(folder / "about.json")
+    except OSError:
+        return None
 
 
 def _stat(file: Path) -> list[int]:
@@ -217,14 +228,6 @@ def _stat(file: Path) -> list[int]:
 
 def _checksums(values: np.ndarray[Any, Any]) -> list[int]:
     return [zlib.crc32(np.ascontiguousarray(values[row : row + CHUNK]).data) for row in range(0, len(values), CHUNK)]
-
-
-def _checksum_of(about: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
-
-
-def _write_about(folder: Path, about: dict[str, Any]) -> None:
-    atomic_write(folder / "about.json", json.dumps([about, _checksum_of(about)]).encode())
 
 
 def _part(parts: Path, contents: Sequence[str]) -> Path:
@@ -237,7 +240,7 @@ def _read_part(part: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] 
     try:
         with np.load(part, allow_pickle=False) as arrays:
             return arrays["features"], arrays["readable"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # numpy raises whatever the bytes make it
         return None
 
 
@@ -260,7 +263,7 @@ def _compute(
         numbers.setdefault(name, number)
     copies = [backbone if backbone.mean.device == device else copy.deepcopy(backbone).to(device) for device in devices]
     turns = [threading.Lock() if device.type != "cpu" else contextlib.nullcontext() for device in devices]
-    guard, stopped = threading.Lock(), threading.Event()
+    guard, stopped, begun = threading.Lock(), threading.Event(), _version(parts.parent)
 
     def compute(block: Sequence[str], device: int) -> None:
         images = torch.zeros(len(block), *backbone.image_shape, dtype=torch.uint8)
@@ -287,12 +290,15 @@ def _compute(
                 part = _part(parts, block)
                 # A block that another process has taken is left to it, and waited for in the second round.
                 with contextlib.suppress(BlockingIOError), locked(parts, wait, f"{part.stem}.lock"):
+                    if _version(parts.parent) != begun:  # another process has put all parts together
+                        stopped.set()
+                        return
                     if _read_part(part) is None:
                         compute(block, device)
                     with guard:
                         left.remove(block)
                         bar.add(len(block))
-        except FileNotFoundError:  # another process was the last: it has put the parts together, and they are gone
+        except FileNotFoundError:  # and has removed them
             stopped.set()
         except BaseException:
             stopped.set()
@@ -340,38 +346,34 @@ class _Progress:
 
 
 def _assemble(folder: Path, contents: Sequence[str], features: int, old: Cache | None, parts: Path) -> None:
-    """Writes the folder anew, from what was there and from the parts."""
+    """Writes a new file of features, from what was there and from the parts, in place of the old one."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(contents):
         rows.setdefault(name, []).append(row)
     unreadable = set(rows.pop("", []))
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    replaced = folder.with_name(f".{folder.name}-old")
-    try:
-        values = np.lib.format.open_memmap(staging / "features.npy", "w+", DTYPE, (len(contents), features))
-        if old is not None:
-            no_pictures = set(old.unreadable)
-            for row, name in enumerate(old.contents):
-                for target in rows.get(name, []):
-                    values[target] = old.values[row]
-                    unreadable |= {target} if row in no_pictures else set()
-        there = set(old.contents) if old is not None else set()
-        for block in _blocks([name for name in rows if name not in there]):
-            found = _read_part(_part(parts, block))
-            if found is None:
-                return  # it was damaged in between: `prepare_features` goes round again
-            for name, value, readable in zip(block, *found, strict=True):
-                values[rows[name]] = value
-                unreadable |= set() if readable else set(rows[name])
-        values.flush()
-        checksums = _checksums(values)
-        del values
-        stat = _stat(staging / "features.npy")
-        about = {"contents": list(contents), "unreadable": sorted(unreadable), "checksums": checksums, "stat": stat}
-        _write_about(staging, about)
-        if folder.exists():
-            replace(folder, replaced)  # Windows refuses as long as another process maps it
-        replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="features-", suffix=".npy", delete=False) as made:
+        file = Path(made.name)
+    values = np.lib.format.open_memmap(file, "w+", DTYPE, (len(contents), features))
+    if old is not None:
+        no_pictures = set(old.unreadable)
+        for row, name in enumerate(old.contents):
+            for target in rows.get(name, []):
+                values[target] = old.values[row]
+                unreadable |= {target} if row in no_pictures else set()
+    there = set(old.contents) if old is not None else set()
+    for block in _blocks([name for name in rows if name not in there]):
+        found = _read_part(_part(parts, block))
+        if found is None:
+            return  # it was damaged in between: `prepare_features` goes round again
+        for name, value, readable in zip(block, *found, strict=True):
+            values[rows[name]] = value
+            unreadable |= set() if readable else set(rows[name])
+    values.flush()
+    checksums = _checksums(values)
+    del values
+    about = {"file": file.name, "contents": list(contents), "unreadable": sorted(unreadable), "checksums": checksums}
+    write_json(folder / "about.json", {**about, "stat": _stat(file)})  # from here on this file counts
+    for other in folder.glob("features-*.npy"):
+        if other.name != file.name:
+            with contextlib.suppress(OSError):  # on Windows as long as another process maps it
+                other.unlink()

@@ -23,7 +23,7 @@ from logreg_lightning import features, preprocess
 from logreg_lightning.datasets import Dataset, Images, cache_name, hold_out
 from logreg_lightning.errors import InputError
 from logreg_lightning.idx import map_read_only
-from logreg_lightning.runtime.files import atomic_write, locked, replace
+from logreg_lightning.runtime.files import atomic_write, locked, read_json, replace, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -249,10 +249,7 @@ class FilePictures:
         if not self.paths:
             raise InputError(_NONE_READABLE.format(folder=folder, count=0))
         notes = root / "features" / cache_name(folder) / "contents.json"
-        try:
-            before = json.loads(notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = {}
+        before = read_json(notes) or {}
 
         def note(path: Path) -> list[Any]:
             try:
@@ -270,7 +267,7 @@ class FilePictures:
             try:
                 notes.parent.mkdir(parents=True, exist_ok=True)
                 with locked(notes.parent, wait=True):
-                    atomic_write(notes, json.dumps(now).encode())
+                    write_json(notes, now)
             except OSError as error:
                 raise InputError(
                     f"{error.filename or notes} cannot be written ({error.strerror}); set another folder as `root`"
@@ -283,10 +280,13 @@ class FilePictures:
         """A picture, in mode L or RGB.
 
         Raises:
-            OSError: it cannot be read or is not a picture.
-            InputError: it has changed since its content was noted.
+            OSError: it is not a picture.
+            InputError: it cannot be read, or has changed, since its content was noted.
         """
-        data = self.paths[number].read_bytes()
+        try:
+            data = self.paths[number].read_bytes()
+        except OSError as error:
+            raise InputError(f"{self.paths[number]} can no longer be read ({error.strerror}); begin again") from None
         if features.content(data) != self.contents[number]:
             raise InputError(f"{self.paths[number]} has just changed; begin again once it no longer does")
         return preprocess.read_picture(io.BytesIO(data))

@@ -38,6 +38,8 @@ def load(folder: Path) -> Dataset:
             f"{folder / FILES[2]} has {test.pixels.shape[1]} features a row, not {train.pixels.shape[1]} as {FILES[0]}"
         )
     highest = int(max(train.labels.max(), test.labels.max()))
+    if not (folder / "classes.txt").exists() and highest >= len(train) + len(test):
+        raise InputError(f"{folder} has the label {highest}, but not so many rows; number its classes from 0 on")
     classes = _classes(folder / "classes.txt") or tuple(map(str, range(highest + 1)))
     if highest >= len(classes):
         raise InputError(f"{folder / 'classes.txt'} names {len(classes)} classes, but there is the label {highest}")
@@ -73,7 +75,7 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror or error}); {_FOLDER}") from None
-    except ValueError as error:
+    except Exception as error:  # numpy raises whatever the bytes make it
         raise InputError(f"{file} is not a complete .npy file of numbers ({error}); save it with numpy.save") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{file} holds several arrays; save one with numpy.save")
@@ -102,9 +104,9 @@ def _classes(file: Path) -> tuple[str, ...]:
     if not file.exists():
         return ()
     try:
-        names = tuple(file.read_text(encoding="utf-8").splitlines())
+        names = tuple(file.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text ({error}); write a class's name a line") from None
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise InputError(f"{file} has an empty line or a name twice; write a class's name a line")
+    if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise InputError(f"{file} is empty, has an empty line or a name twice; write a class's name a line")
     return names

@@ -107,12 +107,11 @@ class Source:
         if self._class_folder is not None:
             ((files, place),) = self._pictures()
             assert isinstance(files, folders.FilePictures)
-            return files.dataset(*load_features(place), about)
+            return files.dataset(*load_features(place, files), about)
         data = datasets.load(self.dataset, self.root)
-        places = (place for _, place in self._pictures())
         train, test = (
-            Images(load_features(place)[0], images.labels, _look_at(images))
-            for images, place in zip((data.train, data.test), places, strict=True)
+            Images(load_features(place, pictures)[0], images.labels, _look_at(images))
+            for images, (pictures, place) in zip((data.train, data.test), self._pictures(), strict=True)
         )
         return dataclasses.replace(data, train=train, test=test, backbone=about)
 

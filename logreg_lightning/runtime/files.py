@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -37,6 +40,28 @@ def atomic_write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value with a checksum, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; `filename` is the target.
+    """
+    atomic_write(path, json.dumps([value, _checksum(value)]).encode())
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; None where that is not there or is damaged."""
+    try:
+        value, checksum = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+    return value if checksum == _checksum(value) else None
+
+
+def _checksum(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def replace(source: Path, target: Path) -> None:

@@ -5,5 +5,6 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.fit import fit
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.sweep import sweep
 
-__all__ = ["ImageDataModule", "InputError", "LogisticRegression", "fit"]
+__all__ = ["ImageDataModule", "InputError", "LogisticRegression", "fit", "sweep"]

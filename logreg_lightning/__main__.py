@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 COMMANDS = {
     "fit": "train, or resume a run",
+    "sweep": "train many settings at once",
     "evaluate": "show a trained model's metrics",
     "predict": "predict the classes of pictures",
     "export": "write a trained model as an ONNX file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -65,20 +66,17 @@ def weight_decay(features: Tensor, images: int) -> float:
     return _rounded(float(features.square().sum(1).mean()) / (PRIOR_VARIANCE * images))
 
 
-def learning_rate(features: Tensor, weights: Tensor, batch_size: int, momentum: float) -> float:
-    """Half of the largest learning rate at which SGD with momentum is stable.
+def curvature(features: Tensor, weights: Tensor, batch_size: int) -> float:
+    """The largest curvature of cross-entropy that SGD on batches of such images meets.
 
-    The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
-    L, the largest curvature of cross-entropy, is at most half the largest eigenvalue of the features' second moment
-    (Boehning 1992, Multinomial logistic regression algorithm), to which a batch adds what it has by chance (Ma,
-    Bassily, Belkin 2018, The Power of Interpolation, theorem 4; here with the mean of the squared lengths, not their
-    largest).
+    It is at most half the largest eigenvalue of the features' second moment (Boehning 1992, Multinomial logistic
+    regression algorithm), to which a batch adds what it has by chance (Ma, Bassily, Belkin 2018, The Power of
+    Interpolation, theorem 4; here with the mean of the squared lengths, not their largest).
 
     Args:
         features: float (n, features), standardised, of some of the images.
         weights: float (n,), what each image's loss is multiplied by.
         batch_size: Images in an optimiser step.
-        momentum: Of SGD.
     """
     features = torch.cat([features, torch.ones_like(features[:, :1])], 1)  # the bias is a weight too
     weighted = features * weights.unsqueeze(1)
@@ -88,8 +86,15 @@ def learning_rate(features: Tensor, weights: Tensor, batch_size: int, momentum: 
         largest = vector.norm()
         vector = vector / largest
     squared_length = weighted.square().sum(1).mean()
-    curvature = float(largest + (squared_length - largest) / batch_size) / 2
-    return _rounded(SHARE * 2 * (1 + momentum) / curvature)
+    return float(largest + (squared_length - largest) / batch_size) / 2
+
+
+def learning_rate(largest_curvature: float, momentum: float) -> float:
+    """Half of the largest learning rate at which SGD with momentum is stable.
+
+    The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
+    """
+    return _rounded(SHARE * 2 * (1 + momentum) / largest_curvature)
 
 
 def _rounded(value: float) -> float:
@@ -103,38 +108,56 @@ def settle(module: Any, **chosen: Any) -> None:
         hparams.update(chosen)
 
 
-@torch.no_grad()
-def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
-    """Sets what a model takes from its training images: mean and scale of each feature, weights of the classes, and
-    the learning rate and weight decay that are auto.
+class Adapter:
+    """What models take from their training images, found in one pass over these.
 
     Args:
-        model: It is changed; its hyperparameters then have numbers for what was auto.
+        model: Any of the models: they differ in learning rate, momentum and weight decay alone.
         batches: Images (N, C, H, W), uint8 or float in [0, 1], and labels (N,): each training image once.
         batch_size: Images in an optimiser step; as many as in the first batch when not given.
     """
-    if not model.needs_data:
-        return
-    if batch_size is None:
-        stream = iter(batches)
-        first = next(stream)
-        batches, batch_size = itertools.chain([first], stream), len(first[1])
-    found = survey(batches, len(model.class_names))
-    weights = torch.ones(len(model.class_names), dtype=torch.float64)
-    features = to_floats(found.sample, torch.float32)
-    if model.standardizer is not None:
-        model.standardizer.mean.copy_(found.mean.to(model.standardizer.mean.dtype))
-        model.standardizer.scale.copy_(found.scale.to(model.standardizer.scale.dtype))
-        features = (features - found.mean.float()) * found.scale.float()
-    if model.class_weights is not None:
-        weights = balanced(found.class_counts)
-        model.class_weights.copy_(weights.to(model.class_weights.dtype))
-    if model.weight_decay == "auto":
-        model.weight_decay = weight_decay(features, found.count)
-    if model.lr == "auto":
-        model.lr = learning_rate(features, weights[found.sample_labels].float(), batch_size, model.momentum)
-    settle(model, lr=model.lr, weight_decay=model.weight_decay)
-    model.needs_data = False
+
+    @torch.no_grad()
+    def __init__(
+        self, model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None
+    ) -> None:
+        if batch_size is None:
+            stream = iter(batches)
+            first = next(stream)
+            batches, batch_size = itertools.chain([first], stream), len(first[1])
+        self.batch_size = batch_size
+        self.found = found = survey(batches, len(model.class_names))
+        self.features = to_floats(found.sample, torch.float32)
+        if model.standardizer is not None:
+            self.features = (self.features - found.mean.float()) * found.scale.float()
+        weighs = model.class_weights is not None
+        self.class_weights = balanced(found.class_counts) if weighs else torch.ones(len(found.class_counts)).double()
+
+    @functools.cached_property
+    def curvature(self) -> float:
+        return curvature(self.features, self.class_weights[self.found.sample_labels].float(), self.batch_size)
+
+    @torch.no_grad()
+    def adapt(self, model: LogisticRegression) -> None:
+        """Sets mean and scale of each feature, weights of the classes, and the learning rate and weight decay that are
+        auto; the model's hyperparameters then have numbers for these."""
+        if model.standardizer is not None:
+            model.standardizer.mean.copy_(self.found.mean.to(model.standardizer.mean.dtype))
+            model.standardizer.scale.copy_(self.found.scale.to(model.standardizer.scale.dtype))
+        if model.class_weights is not None:
+            model.class_weights.copy_(self.class_weights.to(model.class_weights.dtype))
+        if model.weight_decay == "auto":
+            model.weight_decay = weight_decay(self.features, self.found.count)
+        if model.lr == "auto":
+            model.lr = learning_rate(self.curvature, model.momentum)
+        settle(model, lr=model.lr, weight_decay=model.weight_decay)
+        model.needs_data = False
+
+
+def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
+    """Sets what a model takes from its training images, if it needs any; takes what `Adapter` takes."""
+    if model.needs_data:
+        Adapter(model, batches, batch_size).adapt(model)
 
 
 class Adaptation(L.Callback):

@@ -44,6 +44,7 @@ class ImageClassifier(L.LightningModule):
         super().__init__()
         self.image_shape, self.class_names = tuple(image_shape), tuple(class_names)
         self.backbone = None if backbone is None else dict(backbone)
+        self.calibrates = calibrate
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("temperature", torch.ones(()) if calibrate else None)
         self.val_metrics = metrics.val_metrics(len(class_names), metrics.TEMPERATURES if calibrate else (1.0,))

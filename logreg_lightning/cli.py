@@ -18,6 +18,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
+from logreg_lightning.runtime import runs
 from logreg_lightning.runtime.processes import quoted, rank, started_by
 from logreg_lightning.runtime.progress import quiet
 
@@ -78,6 +79,19 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
         sys.exit(128 + signal.SIGINT if rank() == 0 else 0)
     except BrokenPipeError:  # the reader, say `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
+    """The run's own settings under those on the command line; `fit` refuses what contradicts the run."""
+    try:
+        settings: Namespace = parser.parse_object(runs.read_config(folder), defaults=True)
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
+    settings.threads = None  # `fit` takes the run's where the run goes on in one process
+    for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
+        settings[key] = value
+    return settings
 
 
 def _end(parser: ArgumentParser, status: int, sentence: str) -> None:

@@ -297,3 +297,67 @@ def class_counts(data: ImageDataModule) -> Figure:
         axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
     axes.set(xlabel="class", ylabel="images")
     return figure
+
+
+def swept(rows: Sequence[dict[str, Any]]) -> Figure | None:
+    """Validation accuracy over the two settings that mattered most, each at its best over all others.
+
+    A setting matters by how far the mean accuracy at its best value is above that at its worst. None where one alone or
+    no setting was swept over more than one value.
+
+    Args:
+        rows: Of each setting what was swept, as it was given, and `val/accuracy`.
+    """
+    good = [row for row in rows if row["val/accuracy"] == row["val/accuracy"]]  # the others diverged
+    values = {name: sorted({row[name] for row in rows}, key=_order) for name in rows[0] if not name.startswith("val/")}
+    values = {name: found for name, found in values.items() if len(found) > 1}
+    if not good or not values:
+        return None
+
+    def matters(name: str) -> float:
+        of = {value: [row["val/accuracy"] for row in good if row[name] == value] for value in values[name]}
+        means = [sum(found) / len(found) for found in of.values() if found]
+        return float(max(means) - min(means))
+
+    first, *others = sorted(values, key=matters, reverse=True)
+    figure = _figure("Best validation accuracy by setting", 5, 4)
+    axes = figure.add_axes((0.17, 0.2, 0.75, 0.7))
+    across = values[first]
+    many = len(across) > MOST_CLASSES
+    if not others or many:
+        best = [max((row["val/accuracy"] for row in good if row[first] == value), default=np.nan) for value in across]
+        numbers: Any = across if many else range(len(across))
+        axes.plot(numbers, best, "." if many else "o-")
+        axes.set_ylabel("val/accuracy")
+        if many and _order(min(across, key=_order)) > (0, 0):
+            axes.set_xscale("log")
+    else:
+        down = values[others[0]]
+        table = np.full((len(down), len(across)), np.nan)
+        for row in good:
+            cell = down.index(row[others[0]]), across.index(row[first])
+            table[cell] = np.nanmax([table[cell], row["val/accuracy"]])
+        drawn = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
+        figure.colorbar(drawn, ax=axes, label="val/accuracy")
+        axes.set_yticks(range(len(down)), [_short(value) for value in down], fontsize=8)
+        axes.set_ylabel(others[0])
+        middle = (np.nanmin(table) + np.nanmax(table)) / 2
+        for (y, x), accuracy in np.ndenumerate(table):
+            if accuracy == accuracy and table.size <= 10 * MOST_CLASSES:
+                color = "black" if accuracy > middle else "white"
+                axes.text(x, y, f"{accuracy:.3f}", ha="center", va="center", fontsize=6, color=color)
+    if not many:
+        axes.set_xticks(range(len(across)), [_short(value) for value in across], rotation=45, fontsize=8)
+    axes.set_xlabel(first)
+    return figure
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    """Numbers, then what auto is multiplied by, then names."""
+    if isinstance(value, int | float):
+        return 0, value
+    return (1, float("1" if value == "auto" else value[:-1])) if value == "auto" or value[0].isdigit() else (2, value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -176,7 +176,7 @@ def fit(
             stack.enter_context(processes.starting_others(checkpoint or folder, lost(folder)))
         stack.enter_context(one_sentence(folder))
         _begin(folder, config, checkpoint, state)
-        if state is None:
+        if state is None or not state["callbacks"]["Saver"]["events"]:  # none of a sweep's winner
             runs.write_hparams(trainer.logger, _hparams(data, config))
 
         # 5. Training, then the final weights on the test set.
@@ -341,23 +341,10 @@ def main(argv: list[str] | None = None) -> None:
 
     def run(settings: Namespace) -> None:
         if settings.resume is not None:
-            settings = _settings_of_run(parser, argv, runs.find(settings.resume)[0])
+            settings = cli.settings_of_run(parser, argv, runs.find(settings.resume)[0])
         top = settings.as_dict()
         top.pop("config", None)
         data, hyperparameters = top.pop("data"), top.pop("model")
         fit(ImageDataModule(**data), **top, **hyperparameters)
 
     cli.command("fit", parser, run, argv)
-
-
-def _settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
-    """The run's own settings under those on the command line; `fit` refuses what contradicts the run."""
-    try:
-        settings: Namespace = parser.parse_object(runs.read_config(folder), defaults=True)
-    except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
-    settings.threads = None  # `fit` takes the run's where the run goes on in one process
-    for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
-        settings[key] = value
-    return settings

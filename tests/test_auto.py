@@ -42,7 +42,8 @@ def test_the_learning_rate_is_a_share_of_the_stability_limit() -> None:
     for batch_size, momentum in ((200, 0.9), (8, 0.0), (1, 0.5)):
         curvature = (largest + (length - largest) / batch_size) / 2
         expected = 0.5 * 2 * (1 + momentum) / curvature
-        found = auto.learning_rate(torch.from_numpy(features), torch.ones(400).double(), batch_size, momentum)
+        bend = auto.curvature(torch.from_numpy(features), torch.ones(400).double(), batch_size)
+        found = auto.learning_rate(bend, momentum)
         assert found == pytest.approx(expected, rel=5e-3)  # three digits
         assert found == float(f"{found:.3g}")
     decay = auto.weight_decay(torch.from_numpy(features), 1000)

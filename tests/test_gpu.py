@@ -39,7 +39,7 @@ def weights(run: Path) -> Tensor:
 class OneByOne(steps.GraphedSteps):
     """Never records: each call runs as it is, with learning rates that are rounded as a graph's are."""
 
-    def __call__(self, steps: Steps, rates: list[float]) -> Tensor:
+    def __call__(self, steps: Steps, rates: list[float] | Tensor) -> Tensor:
         return self.run(steps, torch.tensor(rates, device=steps.images.device, dtype=torch.float32).unbind())
 
 

@@ -223,6 +223,15 @@ def check_resumable(path: Path, state: dict[str, Any], now: dict[str, Any]) -> N
             f"{path} cannot be resumed: its weight decay took the bias too, and that of this version does not; use the "
             "version that wrote it, which its run's results.json names, or start a new run"
         )
+    check_data(path, state, now)
+
+
+def check_data(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
+    """Makes sure that the data is what a checkpoint was trained on.
+
+    Raises:
+        InputError: it is not; the sentence says what differs.
+    """
     then = state["ImageDataModule"]
     for name, value in now.items():
         if then[name] != value:

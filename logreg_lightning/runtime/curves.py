@@ -73,7 +73,7 @@ class TrainingCurve(L.Callback):
         steps, logits = Steps.of(batch, trainer.world_size), outputs["logits"]
         self.images.append((outputs["losses"], logits.argmax(1) == steps.labels))
         self.sizes += steps.global_sizes
-        _count_steps_on_the_x_axis(trainer)
+        count_steps_on_the_x_axis(trainer)
         if self.plan.is_point(trainer.global_step):
             self._log_point(trainer, pl_module, outputs["lr"])
 
@@ -98,13 +98,13 @@ class TrainingCurve(L.Callback):
             logger.log_metrics({**self.point, "train/lr": lr}, trainer.global_step)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _count_steps_on_the_x_axis(trainer)
+        count_steps_on_the_x_axis(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _count_steps_on_the_x_axis(trainer)
+        count_steps_on_the_x_axis(trainer)
 
 
-def _count_steps_on_the_x_axis(trainer: L.Trainer) -> None:
+def count_steps_on_the_x_axis(trainer: L.Trainer) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 

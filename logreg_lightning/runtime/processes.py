@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -58,9 +59,17 @@ def resume_with(run: Path, **changes: object) -> str:
     """What resumes a run, as a person would type it: a command, or from Python a call."""
     if _command is None:
         arguments = ["data", f"resume={str(run)!r}", *(f"{name}={value!r}" for name, value in changes.items())]
-        return f"fit({', '.join(arguments)})"
-    words = [_as_typed(_command[0]), *_command[1:], "--resume", str(run)]
-    return quoted([*words, *(word for name, value in changes.items() for word in (f"--{name}", str(value)))])
+        return f"{'sweep' if run.name.startswith('sweep') else 'fit'}({', '.join(arguments)})"
+    flags = (word for name, value in changes.items() for word in (f"--{name}", str(value)))
+    name = "sweep" if run.name.startswith("sweep") else "fit"
+    return command_with("--resume", str(run), *flags, name=name)
+
+
+def command_with(*flags: str, name: str) -> str:
+    """The command of that name, as this process was started, with these flags; only where a command started it."""
+    assert _command is not None
+    *before, last = _command[1:]
+    return quoted([_as_typed(_command[0]), *before, re.sub(r"\w+(?=(\.py)?$)", name, last, count=1), *flags])
 
 
 def quoted(words: Sequence[str]) -> str:

@@ -70,6 +70,8 @@ class Lines(L.Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         if self.interval is None:

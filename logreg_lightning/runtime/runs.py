@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import json
 import platform
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -43,17 +45,17 @@ MAY_CHANGE = frozenset(
 """Settings that a resumed run may be given anew."""
 
 
-def create() -> Path:
-    """The folder of a new run, empty, with the first free number; no two processes get the same.
+def create(kind: str = "version") -> Path:
+    """The folder of a new run, or sweep, empty, with the first free number; no two processes get the same.
 
     Raises:
         InputError: it cannot be made.
     """
     try:
         LOGS.mkdir(exist_ok=True)
-        for number in itertools.count(max(map(_number, _all()), default=-1) + 1):
+        for number in itertools.count(max(map(_number, all_of(kind)), default=-1) + 1):
             with contextlib.suppress(FileExistsError):
-                folder = LOGS / f"version_{number}"
+                folder = LOGS / f"{kind}_{number}"
                 folder.mkdir()
                 return folder
     except OSError as error:
@@ -62,12 +64,12 @@ def create() -> Path:
 
 
 def _number(run: Path) -> int:
-    return int(run.name.removeprefix("version_"))
+    return int(run.name.rpartition("_")[2])
 
 
-def _all() -> list[Path]:
-    """The runs' folders, oldest first."""
-    found = [run for run in LOGS.glob("version_*") if run.name.removeprefix("version_").isdecimal()]
+def all_of(kind: str) -> list[Path]:
+    """The folders of all runs, `version`, or sweeps, `sweep`, oldest first."""
+    found = [run for run in LOGS.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
     return sorted(found, key=_number)
 
 
@@ -79,7 +81,7 @@ def find(resume: str) -> tuple[Path, Path | None]:
     Raises:
         InputError: there is nothing to resume; the sentence lists the runs here.
     """
-    runs = [run for run in _all() if (run / "config.yaml").is_file()]
+    runs = [run for run in all_of("version") if (run / "config.yaml").is_file()]
     given = (runs[-1] if runs else LOGS / "version_0") if resume == "last" else Path(resume)
     folder = given.parent.parent if resume.endswith(".ckpt") else given
     checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
@@ -101,7 +103,7 @@ def checkpoint_of(run: str) -> Path:
     Raises:
         InputError: there is none; the sentence lists the runs here.
     """
-    trained = [folder for folder in _all() if (folder / "checkpoints" / "last.ckpt").is_file()]
+    trained = [folder for folder in all_of("version") if (folder / "checkpoints" / "last.ckpt").is_file()]
     folder = str(trained[-1]) if run == "last" and trained else run
     checkpoint = Path(folder) if folder.endswith(".ckpt") else Path(folder) / "checkpoints" / "last.ckpt"
     if not checkpoint.is_file():
@@ -202,9 +204,32 @@ def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | s
     """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
     from torch.utils.tensorboard.summary import hparams
 
-    compared = dict.fromkeys(("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy"), 0.0)
-    for summary in hparams(settings, compared):  # type: ignore[no-untyped-call]
+    for summary in hparams(settings, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
         logger.experiment.file_writer.add_summary(summary)
+
+
+COMPARED = ("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy", "val/loss")
+"""Curves that TensorBoard's HParams tab compares runs by."""
+
+
+def write_setting(folder: Path, settings: dict[str, int | float | str], metrics: dict[str, float], step: int) -> None:
+    """Makes a row of TensorBoard's HParams tab that is no run: its settings, and its metrics at a step."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard.summary import hparams, scalar
+
+    shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was killed while it wrote
+    folder.mkdir()
+    summaries = [*hparams(settings, dict.fromkeys(COMPARED, 0.0))]  # type: ignore[no-untyped-call]
+    summaries += [scalar(name, value) for name, value in metrics.items()]  # type: ignore[no-untyped-call]
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
+    with (folder / "events.out.tfevents.0").open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
+        writer.flush()
 
 
 def versions() -> dict[str, str | None]:

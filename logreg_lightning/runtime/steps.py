@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from logreg_lightning.model import LogisticRegression
 
 Rates = Sequence[float | Tensor]
-"""The learning rate of each optimiser step of a call."""
+"""The learning rate of each optimiser step of a call; where several models are trained at once, one for each."""
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, count: int, class_weights: Tensor | None = None) -> Tensor:
@@ -117,9 +117,9 @@ class GraphedSteps:
         self.sizes: list[int] = []
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, steps: Steps, rates: list[float]) -> Tensor:
+    def __call__(self, steps: Steps, rates: list[float] | Tensor) -> Tensor:
         device = steps.images.device
-        on_device = torch.tensor(rates, device=device, dtype=torch.float32)  # as the fused kernel reads them
+        on_device = torch.as_tensor(rates, device=device, dtype=torch.float32)  # as the fused kernel reads them
         if steps.sizes != self.sizes and (self.graph is not None or steps.sizes not in self.seen):
             if self.graph is None:
                 self.seen.append(steps.sizes)

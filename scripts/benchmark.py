@@ -149,13 +149,18 @@ def bare(root: str, steps: int, device: str = "cpu") -> Figures:
     return {"fit": time.perf_counter() - begun}
 
 
-def fit(*flags: str, env: dict[str, str] | None = None) -> Figures:
-    """This project's command with these flags, everything on."""
+def results_of(*flags: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """What this project's command writes down with these flags, everything on."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*FIT, *flags], cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
-        results = json.loads(
-            (Path(folder) / "lightning_logs" / "version_0" / "results.json").read_text(encoding="utf-8")
-        )
+        results = Path(folder) / "lightning_logs" / "version_0" / "results.json"
+        found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+    return found
+
+
+def fit(*flags: str, env: dict[str, str] | None = None) -> Figures:
+    """This project's command with these flags, everything on."""
+    results = results_of(*flags, env=env)
     return {"fit": results["fit_seconds"], "accuracy": results["test/accuracy"], "steps": results["steps"]}
 
 
@@ -174,6 +179,93 @@ def scikit_learn(root: str, solver: str, iterations: int) -> Figures:
     seconds = time.perf_counter() - begun
     accuracy = model.score(test.data.reshape(len(test), -1).numpy().astype("float32") / 255, test.targets.numpy())
     return {"fit": seconds, "accuracy": float(accuracy)}
+
+
+def fit_features(folder: str) -> Figures:
+    """This project's default command on a folder of features."""
+    results = results_of(f"--data.dataset={folder}", CPU)
+    seconds, images = results["fit_seconds"], results["steps"] * results["batch_size"]
+    figures = {"loss": results["val/loss"], "accuracy": results["test/accuracy"], "epochs": results["epochs"]}
+    return {"fit": seconds, "rate": images / seconds, **figures}
+
+
+def scikit_learn_features(folder: str, iterations: int) -> Figures:
+    """scikit-learn's logistic regression with what this project has: the same training rows, standardised, and penalty.
+
+    Only its own work is timed; what it reaches is measured on the same validation and test rows.
+    """
+    import warnings
+
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    from logreg_lightning import ImageDataModule, auto  # after scikit-learn: its threads wait as they do by themselves
+    from logreg_lightning import LogisticRegression as Ours
+
+    warnings.filterwarnings("ignore")
+    data = ImageDataModule(folder)
+    data.setup()
+    train, test = data.data.train, data.data.test
+    ours = Ours(data.data.num_features, len(data.data.classes), image_shape=data.data.image_shape)
+    auto.adapt(ours, data.training_images(), data.batch_size)
+    assert ours.standardizer is not None and ours.weight_decay != "auto"
+    mean, scale = ours.standardizer.scaling()
+
+    def rows(values: Any, labels: Any) -> tuple[Any, Any]:
+        return ((ours.features(values) - mean) * scale).numpy(), labels.numpy()
+
+    x, y = rows(*train.take(data.train_indices))
+    c = 1 / (ours.weight_decay * len(x))
+    begun = time.perf_counter()
+    model = LogisticRegression(C=c, max_iter=iterations, tol=0).fit(x, y)
+    seconds = time.perf_counter() - begun
+    val_x, val_y = rows(*train.take(data.val_indices))
+    loss, accuracy = log_loss(val_y, model.predict_proba(val_x)), model.score(*rows(test.pixels, test.labels))
+    return {"fit": seconds, "loss": float(loss), "accuracy": float(accuracy), "C": c}
+
+
+BACKBONES = (
+    "efficientnet-lite0",
+    "torchvision/resnet18",
+    "torchvision/resnet50",
+    "torchvision/vit_b_16",
+    "timm/convnext_tiny",
+    "timm/vit_small_patch14_dinov2",
+)
+
+
+def extraction(name: str, blocks: int) -> Figures:
+    """A backbone's size, and the milliseconds that a picture takes where each core has so many blocks of pictures.
+
+    The weights of torchvision's and timm's networks are random here, for they would have to be downloaded.
+    """
+    import timm
+    import torch
+    from torchvision import models
+
+    from logreg_lightning import backbones
+    from logreg_lightning.features import PixelPictures, prepare_features
+
+    torchvision_model, timm_model = models.get_model, timm.create_model
+    models.get_model = lambda name, weights: torchvision_model(name, weights=None)
+    timm.create_model = lambda name, pretrained, **settings: timm_model(name, pretrained=False, **settings)
+    torch.manual_seed(0)
+    backbone = backbones.load(name)
+    pixels = torch.randint(0, 256, ((1 + blocks) * cores() * backbones.BATCH, 3, 375, 500), dtype=torch.uint8)
+    warm_up = cores() * backbones.BATCH
+    with tempfile.TemporaryDirectory() as folder:
+        for part, chosen in (("warm-up", pixels[:warm_up]), ("timed", pixels[warm_up:])):
+            pictures = PixelPictures(chosen)
+            begun = time.perf_counter()
+            prepare_features(Path(folder) / part, pictures, backbone, [torch.device("cpu")], cores())
+            seconds = time.perf_counter() - begun
+    return {
+        "parameters": sum(weight.numel() for weight in backbone.network.parameters()) / 1e6,
+        "bytes": sum(value.nbytes for value in backbone.network.state_dict().values()),
+        "features": backbone.num_features,
+        "size": backbone.image_shape[-1],
+        "milliseconds": 1000 * seconds / len(chosen),
+    }
 
 
 def evaluation(folder: str) -> Figures:
@@ -464,6 +556,35 @@ def many_images(root: Path, count: int, folder: Path) -> Path:
     return place
 
 
+def many_features(count: int, folder: Path) -> Path:
+    """A data set of `count` training rows of 1,280 float16 features and a tenth of that to test on, made once.
+
+    Ten classes overlap so that nine rows in ten can be told. As of a network's features, the variance is large in few
+    directions and falls as 1 / k, and the classes differ most where it is large.
+    """
+    import numpy as np
+
+    place = folder / f"features-{count}"
+    if (place / "done").exists():
+        return place
+    place.mkdir(parents=True, exist_ok=True)
+    rng, size = np.random.default_rng(0), 1280
+    spread = np.arange(1, size + 1) ** -0.5
+    centres = (1.12 * rng.normal(size=(10, size)) * spread).astype(np.float32)
+    directions = (10 * spread[:, None] * np.linalg.qr(rng.normal(size=(size, size)))[0]).astype(np.float32)
+    for part, total in (("train", count), ("test", count // 10)):
+        labels = rng.integers(0, 10, total)
+        np.save(place / f"{part}_labels.npy", labels)
+        rows = np.lib.format.open_memmap(place / f"{part}_features.npy", "w+", np.float16, (total, size))
+        for begin in range(0, total, 10_000):
+            chosen = labels[begin : begin + 10_000]
+            noise = rng.standard_normal((len(chosen), size), dtype=np.float32)
+            rows[begin : begin + 10_000] = (centres[chosen] + noise) @ directions
+        rows.flush()
+    (place / "done").touch()
+    return place
+
+
 def picture_folders(root: Path, folder: Path, quick: bool) -> dict[str, dict[str, Any]]:
     """Settings of data sets that are made here: folders of pictures, of MNIST and of scikit-learn's digits.
 
@@ -560,15 +681,20 @@ def recipe(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     return "\n".join([*lines, ratio("(d) / (c)", d / c, "at most 1.3, aim 1.0")]), found
 
 
+def smallest(reaches: Callable[[int], bool], settings: range) -> int:
+    """The smallest setting that reaches the goal, if larger ones do so too; the largest where none does."""
+    low, high = settings.start, settings.stop - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    return low
+
+
 def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     goal = 0.0 if quick else 0.92
 
-    def smallest(run: Callable[[int], Figures], settings: range) -> int:
-        low, high = settings.start, settings.stop - 1
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if run(middle)["accuracy"] >= goal else (middle + 1, high)
-        return low
+    def enough(run: Callable[[int], Figures]) -> int:
+        return smallest(lambda setting: run(setting)["accuracy"] >= goal, range(1, 3 if quick else 65))
 
     def solve(solver: str) -> Callable[[int], Figures]:
         return lambda iterations: in_a_process(scikit_learn, str(root), solver, iterations)
@@ -577,7 +703,7 @@ def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         return fit("--data.dataset=mnist", CPU, f"--data.root={root}", f"--max_epochs={epochs}", "--pictures=false")
 
     contestants = {"lbfgs": solve("lbfgs"), "saga": solve("saga"), "this project, default recipe": ours}
-    settings = {name: smallest(run, range(1, 3 if quick else 65)) for name, run in contestants.items()}
+    settings = {name: enough(run) for name, run in contestants.items()}
     runs = {name: (lambda run=run, name=name: run(settings[name])) for name, run in contestants.items()}
     found = in_turns(runs, repeats)  # type: ignore[arg-type]
     lines = [
@@ -727,6 +853,51 @@ def images(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     return "\n".join([*lines, worst]), found
 
 
+def features(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    count, most = (1_000, 2) if quick else (100_000, 256)
+    folder = str(many_features(count, root / "benchmark"))
+    goal = fit_features(folder)["loss"]
+
+    def solve(iterations: int) -> Figures:
+        return in_a_process(scikit_learn_features, folder, iterations)
+
+    iterations = smallest(lambda number: solve(number)["loss"] <= goal, range(1, most + 1))
+    found = in_turns({"this project": lambda: fit_features(folder), "lbfgs": lambda: solve(iterations)}, repeats)
+    ours, lbfgs = found.values()
+    there = median(lbfgs, "loss") <= goal
+    lines = [f"### {count:,} rows of 1,280 float16 features: fit alone, to the same validation loss", "", TABLE]
+    for name, figures in (
+        (f"this project, default command: {median(ours, 'epochs'):.0f} epochs", ours),
+        (f"scikit-learn, lbfgs, C = {median(lbfgs, 'C'):.3g}: {iterations} iterations", lbfgs),
+    ):
+        reached = f"validation loss {median(figures, 'loss'):.4f}, test accuracy {median(figures, 'accuracy'):.4f}"
+        lines.append(row(f"{name}, {reached}", figures, "fit"))
+    lines.append(row("this project, training rows a second", ours, "rate", "a second"))
+    speed = median(lbfgs, "fit") / median(ours, "fit")
+    bound = "the figure" if there else "the figure, but scikit-learn never reaches that loss"
+    return "\n".join([*lines, "", RATIOS, ratio("scikit-learn / this project", speed, bound)]), found
+
+
+def backbones(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    names, blocks = (BACKBONES[:2], 1) if quick else (BACKBONES, 2)
+    runs: dict[str, Callable[[], Figures]] = {
+        name: functools.partial(in_a_process, extraction, name, blocks) for name in names
+    }
+    found = in_turns(runs, repeats)
+    lines = [f"### Backbones: milliseconds a picture on all cores, {cores()} here", ""]
+    lines.append("| backbone | parameters | float32 weights | features | input | a picture takes | from, to |")
+    lines.append("|---" * 7 + "|")
+    for name, figures in found.items():
+        parameters, weights, number, pixels = (
+            median(figures, part) for part in ("parameters", "bytes", "features", "size")
+        )
+        size = f"{parameters:.1f} million | {weights / 1e6:.0f} MB | {number:,.0f} | {pixels:.0f} x {pixels:.0f}"
+        lines.append(row(f"{name} | {size}", figures, "milliseconds", "ms"))
+    lines += ["", "The last layer, which names classes, is left out. All weights but those of efficientnet-lite0 were"]
+    lines.append("random, for want of a download: a picture takes as long with any others.")
+    return "\n".join(lines), found
+
+
 def has_gpu() -> bool:
     import torch
 
@@ -783,7 +954,7 @@ def machine() -> str:
     return f"{processor()}, {count}{device}; {names}; commit {versions()['git_commit']}."
 
 
-Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "images", "gpu"]
+Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "images", "features", "backbones", "gpu"]
 PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "recipe": recipe,
     "to_92": to_92,
@@ -792,6 +963,8 @@ PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "evaluate": evaluate,
     "threads": threads,
     "images": images,
+    "features": features,
+    "backbones": backbones,
     "gpu": gpu,
 }
 

@@ -46,6 +46,8 @@ def run(*flags: str) -> str:
         ("size", {"600", "1200"}),
         ("evaluate", {"this project"}),
         ("images", {"seed 0"}),
+        ("features", {"this project", "lbfgs"}),
+        ("backbones", {"efficientnet-lite0", "torchvision/resnet18"}),
     ],
 )
 def test_quick_benchmark_measures_everyone(workdir: Path, part: str, names: set[str]) -> None:

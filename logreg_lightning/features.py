@@ -8,9 +8,9 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -171,9 +171,10 @@ def prepare_features(
             with use_threads(1), exact():  # one thread for each worker
                 _compute(pictures, missing, parts, backbone, devices, workers)
             with locked(folder, wait=True):
-                if (there_now := _open(folder)) is None or there_now.contents != list(pictures.contents):
-                    _assemble(folder, pictures.contents, backbone.num_features, cache, parts)
-                shutil.rmtree(parts, ignore_errors=True)
+                now = _open(folder)  # another process may have been faster
+                done = now is not None and now.contents == list(pictures.contents)
+                if done or _assemble(folder, pictures.contents, backbone.num_features, cache, parts):
+                    shutil.rmtree(parts, ignore_errors=True)
         except OSError as error:
             raise InputError(
                 f"{error.filename or folder} cannot be written ({error.strerror}); set another folder as `root`"
@@ -201,14 +202,17 @@ def _open(folder: Path) -> Cache | None:
         if values.shape[:1] != (len(about["contents"]),) or values.dtype != DTYPE:
             return None
         stat = _stat(file)
+        if about["stat"] == stat:
+            return Cache(about["contents"], about["unreadable"], values)
+        # It was copied, or altered.
+        wrong = [now != then for now, then in zip(_checksums(values), about["checksums"], strict=True)]
     except Exception:  # numpy raises whatever the bytes make it
         return None
-    if about["stat"] != stat:  # copied, or altered
-        wrong = [now != then for now, then in zip(_checksums(values), about["checksums"], strict=True)]
+    if any(wrong):
         contents = ["" if wrong[row // CHUNK] else name for row, name in enumerate(about["contents"])]
-        if any(wrong):
-            return Cache(contents, about["unreadable"], values)
-        with contextlib.suppress(OSError):
+        return Cache(contents, about["unreadable"], values)
+    with contextlib.suppress(OSError), locked(folder, wait=False):
+        if read_json(folder / "about.json") == about:
             write_json(folder / "about.json", {**about, "stat": stat})
     return Cache(about["contents"], about["unreadable"], values)
 
@@ -345,14 +349,16 @@ class _Progress:
             self.said = now
 
 
-def _assemble(folder: Path, contents: Sequence[str], features: int, old: Cache | None, parts: Path) -> None:
-    """Writes a new file of features, from what was there and from the parts, in place of the old one."""
+def _assemble(folder: Path, contents: Sequence[str], features: int, old: Cache | None, parts: Path) -> bool:
+    """Writes a new file of features, from what was there and from the parts, in place of the old one.
+
+    Returns whether it could: not where a part was damaged in between, which has to be computed again.
+    """
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(contents):
         rows.setdefault(name, []).append(row)
     unreadable = set(rows.pop("", []))
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="features-", suffix=".npy", delete=False) as made:
-        file = Path(made.name)
+    file = folder / f"features-{secrets.token_hex(4)}.npy"
     values = np.lib.format.open_memmap(file, "w+", DTYPE, (len(contents), features))
     if old is not None:
         no_pictures = set(old.unreadable)
@@ -364,7 +370,7 @@ def _assemble(folder: Path, contents: Sequence[str], features: int, old: Cache |
     for block in _blocks([name for name in rows if name not in there]):
         found = _read_part(_part(parts, block))
         if found is None:
-            return  # it was damaged in between: `prepare_features` goes round again
+            return False
         for name, value, readable in zip(block, *found, strict=True):
             values[rows[name]] = value
             unreadable |= set() if readable else set(rows[name])
@@ -377,3 +383,4 @@ def _assemble(folder: Path, contents: Sequence[str], features: int, old: Cache |
         if other.name != file.name:
             with contextlib.suppress(OSError):  # on Windows as long as another process maps it
                 other.unlink()
+    return True

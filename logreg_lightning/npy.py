@@ -76,7 +76,8 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror or error}); {_FOLDER}") from None
     except Exception as error:  # numpy raises whatever the bytes make it
-        raise InputError(f"{file} is not a complete .npy file of numbers ({error}); save it with numpy.save") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} is not a complete .npy file of numbers ({reason}); save it with numpy.save") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{file} holds several arrays; save one with numpy.save")
     return values

@@ -83,7 +83,10 @@ def to_batch(images: Any, shape: Sequence[int], num_features: int | None, prepar
     if isinstance(images, Image):
         return prepare(upright(images)).unsqueeze(0)
     if isinstance(images, list | tuple):
-        return torch.cat([to_batch(image, shape, num_features, prepare) for image in images])
+        parts = [to_batch(image, shape, num_features, prepare) for image in images]
+        if len({part.ndim for part in parts}) > 1:
+            raise InputError("images and features in one list are not what this model takes; give one kind at a time")
+        return torch.cat(parts)
     values = torch.as_tensor(images)
     if values.is_floating_point() and values.ndim in (1, 2) and values.shape[-1] == num_features:
         return values.reshape(-1, num_features)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from logreg_lightning import auto, cli
 from logreg_lightning.datamodule import ImageDataModule
@@ -154,7 +155,8 @@ def sweep(
         config = as_started(config, started)
         data.dataset, data.batch_size = config["data"]["dataset"], config["data"]["batch_size"]
         if folder is not None:
-            runs.check_config(folder, started, config)
+            # Of groups of different lengths no winner could be chosen.
+            runs.check_config(folder, started, config, runs.MAY_CHANGE - {"max_epochs", "max_steps"})
 
         # 2. The data.
         stack.enter_context(use_threads(threads))
@@ -169,9 +171,9 @@ def sweep(
         if config["max_epochs"] == "auto":
             config["max_epochs"] = auto.epochs(data.steps_per_epoch, max_steps)
         groups = _groups(settings, data.data.num_features * len(data.data.classes))
-        if folder is not None and (folder / "results.json").is_file():
+        if folder is not None and runs.has_results(folder) and (finished := _finished(folder)):
             say(f"{folder} is finished: {len(settings)} settings")
-            return _finished(folder)
+            return finished
         say(data.describe())
         config["threads"] = threads or started.get("threads")
         if data.trainer.world_size == 1 and data.trainer.strategy.root_device.type == "cpu":
@@ -259,9 +261,12 @@ def take(sweep: str, index: int) -> Run:
         return _take(folder, data, config, index, [state["indices"] for state in states], states)
 
 
-def _finished(folder: Path) -> Sweep:
+def _finished(folder: Path) -> Sweep | None:
+    """A finished sweep; None where its winner's run is gone, which is then made again."""
     results = runs.read_results(folder)
     run = Path(results["best"]["run"])
+    if not runs.has_results(run):
+        return None
     return Sweep(folder, results, _rows(folder), Run(run, runs.read_results(run), LogisticRegression.load(run)))
 
 
@@ -344,8 +349,8 @@ def _drawn(swept: dict[str, tuple[Any, ...] | str], count: int) -> list[dict[str
 
 def _range(name: str, given: str) -> tuple[float, float]:
     low, high = (_value(name, end) for end in given.split("..", 1))
-    if isinstance(low, str) or isinstance(high, str) or not low < high:
-        raise InputError(f"`{name}={given!r}` must be a range of two numbers, the smaller one first")
+    if isinstance(low, str) or isinstance(high, str) or not 0 <= low < high:
+        raise InputError(f"`{name}={given!r}` must be a range of two numbers from 0 on, the smaller one first")
     return low, high
 
 
@@ -576,7 +581,8 @@ def _take(
 ) -> Run:
     """Makes an ordinary run of a setting, once, and tests it."""
     group = next(number for number, group in enumerate(groups) if index in group)
-    state = run_checkpoint(states[group], groups[group].index(index))
+    with isolate_rng():  # of the first weights that a model draws nothing is used
+        state = run_checkpoint(states[group], groups[group].index(index))
     model = {name: value for name, value in state["hyper_parameters"].items() if name not in FROM_THE_DATA}
     seed = state["ImageDataModule"]["seed"]
     taken = folder / "taken.json"

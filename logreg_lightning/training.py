@@ -156,8 +156,8 @@ def one_sentence(folder: Path) -> Iterator[None]:
             raise KeyboardInterrupt(str(stop)) from None
         raise SystemExit(128 + stop.signum if processes.rank() == 0 else 0) from None
     except RunError as error:
-        last = folder / "checkpoints" / "last.ckpt"
-        saved = f"{last} is complete" if last.is_file() else f"{folder} was not saved yet"
+        files = sorted((folder / "checkpoints").glob("*.ckpt"))  # best.ckpt comes before last.ckpt
+        saved = f"{files[-1]} is complete" if files else f"{folder} was not saved yet"
         raise RunError(f"{error}; {saved}") from None
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:

@@ -954,7 +954,7 @@ def backbones(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 
 
 def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
-    counts = [1, 8] if quick else list(FACTORS)
+    counts = [8] if quick else list(FACTORS)
     one = ["--data.dataset=mnist", CPU, f"--data.root={root}", *(["--max_steps=20"] if quick else [])]
     runs: dict[str, Callable[[], Figures]] = {"fit.py": lambda: timed_fit(*one)}
     runs |= {str(count): functools.partial(swept, *sweep_flags(root, count, quick)) for count in counts}

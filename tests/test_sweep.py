@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import json
 import math
 import re
 import shlex
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from conftest import contents, state, write_pictures
+import yaml
+from conftest import contents, newest, not_on_windows, state, write_pictures
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
-from logreg_lightning import ImageDataModule, LogisticRegression, evaluate, figures, fit, heads, sweep
-from logreg_lightning.errors import RunError
+from logreg_lightning import ImageDataModule, LogisticRegression, evaluate, export, figures, fit, heads, predict, sweep
+from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import main as fit_main
-from logreg_lightning.heads import HeadsSaver, winner
-from logreg_lightning.runtime.checkpoints import Saver
+from logreg_lightning.heads import HeadsSaver
+from logreg_lightning.runtime.checkpoints import AtomicCheckpointIO, Saver
+from logreg_lightning.runtime.files import locked
 
 sweeps = importlib.import_module("logreg_lightning.sweep")
 ROOT = Path(__file__).parents[1]
@@ -65,7 +75,7 @@ def outcome(folder: Path, here: Path = Path()) -> dict[str, Any]:
         results.pop(name)
     of_run = json.loads((run / "results.json").read_text(encoding="utf-8"))
     tested = {name: value for name, value in of_run.items() if name.startswith(("test/", "val/", "train/"))}
-    weights = {index: [part.tolist() for part in parts[:2]] for index, parts in trained(folder).items()}
+    weights = {index: [str(part.tolist()) for part in parts[:2]] for index, parts in trained(folder).items()}
     return {"results": results, "table": table(folder), "weights": weights, "run": state(run), "tested": tested}
 
 
@@ -82,6 +92,7 @@ def outcome(folder: Path, here: Path = Path()) -> dict[str, Any]:
         ({"weight_decay": [0.0, 0.1]}, {"lr": 0.02, "class_weight": "balanced"}),
         ({"lr": [0.003, 0.02]}, {"precision": "64-true"}),
         ({"momentum": [0.0, 0.9]}, {"lr": 0.02, "max_steps": 100, "val_check_interval": 50}),
+        ({"lr": [0.003, 0.02]}, {"calibrate": False}),
     ],
 )
 def test_each_setting_is_trained_as_it_would_be_alone(
@@ -102,6 +113,28 @@ def test_each_setting_is_trained_as_it_would_be_alone(
             assert row[metric] == pytest.approx(alone.results[metric], rel=1e-5)
     if name == "lr" and "auto" in values:
         assert found.settings[0]["model.lr"] == pytest.approx(0.3 * found.settings[1]["model.lr"], rel=5e-3)
+
+
+def test_settings_of_all_kinds_together_are_each_as_alone(workdir: Path) -> None:
+    data = ImageDataModule("digits")
+    found = sweep(data, lr="1e-3..5e-2", momentum="0..0.95", schedule="constant,cosine", seed="0..3", random=6, **SHORT)
+    weights = trained(found.path)
+    assert sorted(weights) == list(range(6)) and len({row["seed"] for row in found.settings}) > 1
+    for index, row in enumerate(found.settings):
+        setting = {name.removeprefix("model."): value for name, value in row.items() if "val/" not in name}
+        alone = fit(ImageDataModule("digits"), **setting, **SHORT)
+        weight, other = weights[index][0], alone.model.linear.weight.detach()
+        assert float((weight - other).norm() / other.norm()) < 1e-5
+        assert row["val/loss"] == pytest.approx(alone.results["val/loss"], rel=1e-5)
+
+
+def test_the_winners_config_trains_it_again_alone(workdir: Path) -> None:
+    found = sweep(small(), lr=["0.05x", "0.5x"], weight_decay=["2x"], seed=[3], **SHORT)
+    fit_main(["--config", str(found.best.path / "config.yaml")])
+    again = newest()
+    assert again != found.best.path
+    weight, other = found.best.model.linear.weight.detach(), LogisticRegression.load(again).linear.weight.detach()
+    assert float((weight - other).norm() / other.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["features", "pictures"])
@@ -137,11 +170,18 @@ def test_one_that_diverges_is_marked_and_touches_no_other(workdir: Path) -> None
         sweep(small(), lr=[1e6, 1e7], weight_decay=0.1, momentum=0.0, **SHORT)
 
 
-def test_the_winner_is_the_most_accurate_then_the_surest_then_the_first() -> None:
-    nan = math.nan
-    assert winner([0.5, 0.9, 0.9, 0.9], [0.1, 0.3, 0.2, 0.2]) == 2
-    assert winner([nan, 0.1], [nan, 5.0]) == 1
-    assert winner([nan, nan], [nan, nan]) is None
+@pytest.mark.parametrize("wild", [{"lr": 1e6, "weight_decay": 1.0}, {"lr": 0.02, "weight_decay": 1e3}])
+def test_what_diverges_alone_diverges_in_a_sweep(workdir: Path, wild: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="training diverged"):
+        fit(small(), **wild, **SHORT)
+    values: dict[str, Any] = {"lr": [wild["lr"]], "weight_decay": [wild["weight_decay"]]}
+    swept = "lr" if wild["lr"] > 1 else "weight_decay"
+    values[swept] = [values[swept][0], 0.001]
+    found = sweep(small(), **values, **SHORT)
+    assert found.results["diverged"] == [0] and found.results["best"]["index"] == 1
+    assert math.isnan(found.settings[0]["val/loss"]) and math.isnan(found.settings[0]["val/accuracy"])
+    with pytest.raises(InputError, match=r"setting 0 of .* diverged; take another"):
+        sweeps.take(str(found.path), 0)
 
 
 def test_it_leaves_a_table_and_a_run_that_every_command_takes(
@@ -166,7 +206,13 @@ def test_it_leaves_a_table_and_a_run_that_every_command_takes(
 
     evaluate.main([str(run), "--json"])
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(of_run["test/accuracy"])
-    assert LogisticRegression.load(run).predict(torch.zeros(1, 28, 28, dtype=torch.uint8))
+    picture = torch.arange(28 * 28).view(28, 28).remainder(256).to(torch.uint8)
+    named = LogisticRegression.load(run).predict(picture.unsqueeze(0))
+    PIL.Image.fromarray(picture.numpy()).save("mine.png")
+    predict.main([str(run), "mine.png", "--format", "csv"])
+    assert f",{named[0]}," in capsys.readouterr().out.replace("\n", ",")
+    export.main([str(run), "mine.onnx"])
+    assert "mine.onnx" in capsys.readouterr().out and Path("mine.onnx").stat().st_size > 4 * 7850
     fit_main(["--resume", str(run), "--max_epochs=4"])
     setting: dict[str, Any] = {"lr": float(rows[best]["model.lr"]), "momentum": float(rows[best]["model.momentum"])}
     longer = fit(small(), **setting, schedule="constant", weight_decay=0.001, max_epochs=4, pictures=False)
@@ -208,14 +254,29 @@ def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) ->
     [
         ("--model.lr abc", "--model.lr abc must be numbers, auto or a factor of it as in 3x"),
         ("--model.lr 0.1,,0.2", "must be numbers"),
+        ("--model.lr ''", "must be numbers"),
+        ("--model.lr []", "--model.lr has no values"),
+        ("--model.lr 0.1,nan", "--model.lr must be auto or a positive number, not nan"),
+        ("--model.lr 1x,0x", "--model.lr 0x must be numbers, auto or a factor"),
+        ("--model.momentum auto", "--model.momentum auto must be numbers, several with commas"),
+        ("--model.weight_decay 0,-1", "--model.weight_decay must be"),
+        ("--seed 1.5", "must be whole numbers"),
+        ("--max_epochs 0", "--max_epochs must be at least 1"),
         ("--model.lr=-1,0.1", "--model.lr must be auto or a positive number, not -1"),
         ("--model.momentum 0,1", "--model.momentum must be from 0 to below 1"),
         ("--model.schedule cosine,linear", "--model.schedule must be constant or cosine"),
         ("--seed 0,x", "must be whole numbers"),
         ("--seed -1", "--seed must be from 0"),
         ("--model.lr 0.1..1", "say with --random how many"),
-        ("--random 5 --model.lr 1..0.1", "must be a range of two numbers, the smaller one first"),
+        ("--random 5 --model.lr 1..0.1", "must be a range of two numbers from 0 on, the smaller one first"),
         ("--random 5 --model.lr 0.1..1,2", "mixes a range with values"),
+        ("--random 5 --model.lr 0.1..0.1", "must be a range of two numbers from 0 on, the smaller one first"),
+        ("--random 5 --model.lr 0.1x..1x", "must be a range of two numbers"),
+        ("--random 5 --model.lr ..1", "mixes a range with values"),
+        ("--random 5 --model.lr 1..inf", "--model.lr must be auto or a positive number"),
+        ("--random 9 --model.momentum 0.9..2", "--model.momentum must be from 0 to below 1"),
+        ("--random 5 --model.lr=-1..1", "--model.lr"),
+        ("--random 5 --model.weight_decay=-2..-1", "--model.weight_decay"),
         ("--random 0 --model.lr 0.1..1", "--random must be at least 1"),
         ("--data.val_size 0", "leaves no validation images, by which a sweep chooses"),
         ("--model.standardze false", "did you mean --model.standardize?"),
@@ -242,6 +303,17 @@ def test_random_settings_are_drawn_from_their_ranges_the_same_each_time(workdir:
     drawn = [(float(row["model.lr"]), float(row["model.momentum"])) for row in table(first)]
     assert len(set(drawn)) == 6
     assert all(1e-3 <= lr <= 1e-1 and 0 <= momentum <= 0.9 for lr, momentum in drawn)
+    assert {row["model.schedule"] for row in table(first)} <= {"cosine", "constant"}
+
+
+def test_draws_are_even_on_their_scale() -> None:
+    given = {"lr": "1e-4..1", "momentum": "0..0.8", "weight_decay": "0..2", "schedule": ("constant",), "seed": "3..5"}
+    drawn = sweeps._drawn(given, 4000)
+    assert drawn[:10] == sweeps._drawn(given, 10)
+    lowest = {"lr": 1e-3, "momentum": 0.2, "weight_decay": 0.5}  # a quarter of each range lies below
+    for name, quarter in lowest.items():
+        assert 0.22 < sum(setting[name] < quarter for setting in drawn) / 4000 < 0.28, name
+    assert {setting["seed"] for setting in drawn} == {3, 4, 5} and {s["schedule"] for s in drawn} == {"constant"}
 
 
 def test_a_sweeps_config_repeats_it(workdir: Path) -> None:
@@ -249,6 +321,17 @@ def test_a_sweeps_config_repeats_it(workdir: Path) -> None:
     second = main("--config", str(first / "config.yaml"))
     assert first != second and table(first) == table(second)
     assert {row["seed"] for row in table(first)} == {"1", "2"}
+
+
+def test_lists_in_a_config_are_the_flags_commas(workdir: Path) -> None:
+    settings = {"lr": [0.01, "0.3x"], "momentum": [0, 0.9], "schedule": ["cosine", "constant"]}
+    Path("my.yaml").write_text(yaml.safe_dump({"model": settings, "seed": [1, 2]}), encoding="utf-8")
+    words = ["--model.lr=0.01,0.3x", "--model.momentum=0, 0.9", "--model.schedule=cosine,constant", "--seed=1,2"]
+    flags = main(*FLAGS, *words)
+    config = main("--config=my.yaml", *FLAGS)
+    lists = main(*FLAGS, *words[:1], "--model.momentum=[0,0.9]", *words[2:3], "--seed=[1,2]")
+    assert len({flags, config, lists}) == 3 and len(table(flags)) == 16
+    assert table(config) == table(flags) == table(lists)
 
 
 def test_the_end_of_a_range_is_said() -> None:
@@ -259,6 +342,7 @@ def test_the_end_of_a_range_is_said() -> None:
     assert "0.3 is the largest that was tried: try larger ones" in sweeps._edge(rows(0.1, 0.2, 0.3), 2)
     assert "0.1 is the smallest" in sweeps._edge(rows(0.1, 0.2, 0.3), 0)
     assert sweeps._edge(rows(0.0, 0.1), 0) is None  # there is nothing below 0
+    assert sweeps._edge(rows(0.1, 0.1), 0) is None  # one value is no range
 
 
 def test_groups_change_nothing(
@@ -278,7 +362,10 @@ def test_groups_change_nothing(
 KILLED = [*FLAGS, *GRID, "--seed=0,1"]
 
 
-@pytest.mark.parametrize("moment", ["first save", "third save", "second group", "before validation", "before the test"])
+@pytest.mark.parametrize(
+    "moment",
+    ["first save", "third save", "second group", "before validation", "before the test", "before results"],
+)
 def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     monkeypatch.setattr(heads, "SAVE_EVERY", 100)
     expected = outcome(main(*KILLED))
@@ -286,6 +373,8 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
     with monkeypatch.context() as patch:
         if moment == "before validation":
             patch.setattr(heads.Heads, "on_validation_epoch_end", lambda *_: (_ for _ in ()).throw(dead))
+        elif moment == "before results":
+            patch.setattr(sweeps, "_write", lambda *_, **__: (_ for _ in ()).throw(dead))
         elif moment == "before the test":
             patch.setattr(sweeps, "fit", lambda *_, **__: (_ for _ in ()).throw(dead))
         else:
@@ -306,6 +395,112 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
     assert outcome(folder) == expected
 
 
+@pytest.mark.slow
+def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "SAVE_EVERY", 100)
+    monkeypatch.setattr(sweeps, "GROUP", 2 * 8 * 7840)  # four groups
+    expected = outcome(main(*KILLED))
+    save, deaths, left = AtomicCheckpointIO.save_checkpoint, 0, 0
+
+    def save_then_die(self: AtomicCheckpointIO, *args: Any, **kwargs: Any) -> None:
+        nonlocal left
+        save(self, *args, **kwargs)
+        left -= 1
+        if not left:
+            raise SystemExit("killed")
+
+    while True:
+        left = deaths + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_then_die)
+            try:
+                folder = main(*KILLED)
+            except SystemExit:
+                deaths += 1
+            else:
+                break
+        folder = main("--resume=last")
+        assert outcome(folder) == expected, f"died at save {deaths}"
+    assert deaths >= 4 * 4  # at least three saves and that of the results, of each group
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_first_and_the_same_call_resumes(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+) -> None:
+    monkeypatch.setattr(heads, "SAVE_EVERY", 50)
+    swept: dict[str, Any] = {"lr": [0.003, 1e6, "0.5x"], "seed": [0, 1]}
+    expected = outcome(sweep(small(), **swept, **SHORT).path)
+    before = [signal.getsignal(number) for number in signal.valid_signals()]
+    step, steps = heads.Heads.training_step, 0
+
+    def step_then_signal(self: heads.Heads, batch: Any, batch_idx: int) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            signal.raise_signal(signum)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(heads.Heads, "training_step", step_then_signal)
+        with pytest.raises(KeyboardInterrupt if signum == signal.SIGINT else SystemExit):
+            sweep(small(), **swept, **SHORT)
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+    folder = sweeps.find("last")
+    state = torch.load(folder / "checkpoints" / "group_0.ckpt", weights_only=True)
+    assert 50 <= state["global_step"] < 270 and not (folder / "results.json").exists()
+    assert f"Resume with: sweep(data, resume={str(folder)!r})" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is not finished; resume it first"):
+        sweeps.take("last", 0)
+    found = sweep(small(), **swept, resume="last", **SHORT)
+    assert found.path == folder and outcome(folder) == expected
+    same = sweep(small(), **swept, resume=str(folder), **SHORT)
+    assert str(same.settings) == str(found.settings) and same.results == found.results  # as text: NaN is not NaN
+    assert torch.equal(same.best.model.linear.weight, found.best.model.linear.weight)
+
+
+def test_all_groups_of_a_resumed_sweep_are_equally_long_or_it_is_refused(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = sweeps._train
+
+    def first_group_only(*args: Any) -> Any:
+        if args[1] == 1:
+            raise SystemExit("killed")
+        return train(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "_train", first_group_only)
+        with pytest.raises(SystemExit, match="killed"):
+            main(*KILLED)
+    with contextlib.suppress(SystemExit):
+        main("--resume=last", "--max_epochs=4")
+    files = (sweeps.find("last") / "checkpoints").glob("group_*.ckpt")
+    assert len({torch.load(file, weights_only=True)["global_step"] for file in files}) == 1
+
+
+def test_a_finished_sweep_whose_winner_was_deleted_is_resumed(workdir: Path) -> None:
+    folder = main(*FLAGS, *GRID)
+    shutil.rmtree(newest())
+    with contextlib.suppress(SystemExit):  # or a sentence
+        assert main("--resume=last") == folder
+
+
+def test_it_draws_nothing_from_the_callers_random_numbers(workdir: Path) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    sweep(small(), lr=[0.003, 0.02], **SHORT)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@not_on_windows("the lock is another one")
+def test_a_sweep_that_is_being_trained_is_left_alone(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = main(*FLAGS, *GRID)
+    with locked(folder, wait=False):
+        refused(["--resume=last"], "is being trained by another process", capsys)
+        refused(["--take", "0", str(folder)], "is being trained by another process", capsys)
+
+
 def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(
     workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -317,16 +512,19 @@ def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(
 
 
 def test_tensorboard_gets_a_row_a_setting_and_a_picture(workdir: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = main(*FLAGS[:-1], "--pictures=true", *GRID)
     for index, row in enumerate(table(folder)):
         events = EventAccumulator(str(folder / str(index)))
         events.Reload()
-        assert "_hparams_/session_start_info" in events.Tags()["tensors"] or events.SummaryMetadata(
-            "_hparams_/session_start_info"
-        )
-        assert events.Scalars("val/accuracy")[0].value == pytest.approx(float(row["val/accuracy"]))
+        plugin = events.PluginTagToContent("hparams")
+        start = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info
+        shown = {name: value.number_value for name, value in start.hparams.items()}
+        assert {name: shown[name] for name in ("model.lr", "model.momentum")} == {
+            name: float(row[name]) for name in ("model.lr", "model.momentum")
+        }
+        for metric in ("val/accuracy", "val/loss"):
+            [point] = events.Scalars(metric)
+            assert point.step == 270 and point.value == pytest.approx(float(row[metric]))
     events = EventAccumulator(str(folder))
     events.Reload()
     assert events.Tags()["images"] == ["sweep/accuracy"]
@@ -348,6 +546,17 @@ def test_the_picture_shows_what_mattered_most() -> None:
     assert curve is not None and curve.axes[0].get_ylabel() == "val/accuracy"
     assert figures.swept([{"val/loss": 1.0, "val/accuracy": 0.5}]) is None
     assert figures.swept([{**row, "val/accuracy": math.nan} for row in rows]) is None
+
+
+def test_the_picture_of_random_values_has_a_point_for_each() -> None:
+    rows = [{"model.lr": 1e-3 * 1.1**k, "val/loss": 1.0, "val/accuracy": k / 100} for k in range(60)]
+    rows[3]["val/accuracy"] = math.nan
+    figure = figures.swept(rows)
+    assert figure is not None
+    [line] = figure.axes[0].lines
+    x, y = (np.asarray(values) for values in line.get_data())
+    assert figure.axes[0].get_xscale() == "log" and x == pytest.approx([row["model.lr"] for row in rows])
+    assert np.isnan(y[3]) and np.delete(y, 3) == pytest.approx(np.delete(np.arange(60) / 100, 3))
 
 
 def commands() -> list[str]:
@@ -374,10 +583,7 @@ def test_documented_sweeps_run(workdir: Path, command: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_sweep_as_one_does(workdir: Path) -> None:
-    import subprocess
-    import sys
-
-    one = main(*FLAGS, *GRID, "--seed=0,1")
+    one = main(*FLAGS, *GRID, "--seed=0,1", "--accelerator=cpu")
     words = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *FLAGS, *GRID, "--seed=0,1"]
     subprocess.run([*words, "--accelerator=cpu", "--devices=2"], check=True)
     two = sweeps.find("last")

@@ -163,7 +163,9 @@ def threads_of(checkpoint: Path) -> int | None:
     return threads
 
 
-def check_config(folder: Path, started: dict[str, Any], config: dict[str, Any]) -> None:
+def check_config(
+    folder: Path, started: dict[str, Any], config: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE
+) -> None:
     """Makes sure that a run, started with some settings, can be resumed with these.
 
     Raises:
@@ -171,7 +173,7 @@ def check_config(folder: Path, started: dict[str, Any], config: dict[str, Any]) 
     """
     before = flat(started)
     for key, value in flat(config).items():
-        if key not in MAY_CHANGE and key in before and before[key] != value:
+        if key not in may_change and key in before and before[key] != value:
             raise InputError(
                 f"`{key.rpartition('.')[2]}={value!r}` contradicts {folder}, which was started with {before[key]!r}; "
                 "leave it out to resume, or start a new run without `resume`"

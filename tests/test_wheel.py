@@ -67,9 +67,9 @@ def test_its_commands_do_what_the_scripts_do(workdir: Path, environment: Path, p
 
 def test_it_says_which_commands_there_are(environment: Path) -> None:
     printed = shell(environment, "logreg-lightning --help")
-    assert all(f"\n  {name} " in printed for name in ("fit", "evaluate", "predict", "export"))
+    assert all(f"\n  {name} " in printed for name in ("fit", "sweep", "evaluate", "predict", "export"))
     assert "usage: logreg-lightning fit" in shell(environment, "logreg-lightning fit --help")
     wrong = subprocess.run([environment / "logreg-lightning", "fti"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and wrong.stderr == (
-        "logreg-lightning: error: no command fti; use one of fit, evaluate, predict, export\n"
+        "logreg-lightning: error: no command fti; use one of fit, sweep, evaluate, predict, export\n"
     )

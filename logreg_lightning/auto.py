@@ -63,7 +63,7 @@ def weight_decay(features: Tensor, images: int) -> float:
         features: float (n, features), standardised, of some of the images.
         images: Number of training images, N.
     """
-    return _rounded(float(features.square().sum(1).mean()) / (PRIOR_VARIANCE * images))
+    return rounded(float(features.square().sum(1).mean()) / (PRIOR_VARIANCE * images))
 
 
 def curvature(features: Tensor, weights: Tensor, batch_size: int) -> float:
@@ -94,10 +94,10 @@ def learning_rate(largest_curvature: float, momentum: float) -> float:
 
     The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
     """
-    return _rounded(SHARE * 2 * (1 + momentum) / largest_curvature)
+    return rounded(SHARE * 2 * (1 + momentum) / largest_curvature)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """To three digits: easy to read, and the order in which processors add leaves no trace."""
     return float(f"{value:.3g}")
 

@@ -80,10 +80,17 @@ class ImageDataModule(L.LightningDataModule):
         self.steps_per_execution = steps_per_execution
         Source("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
+        self._source: Source | None = None
         self._loaded: Dataset | None = None
         self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
         self._seed: int | None = None  # of the training images' order
+
+    @classmethod
+    def of_checkpoint(cls, state: dict[str, Any], **changes: Any) -> ImageDataModule:
+        """The data that a checkpoint of this content was trained on, with other settings where some are given."""
+        settings = {**state["datamodule_hyper_parameters"], "dataset": state["ImageDataModule"]["dataset"]}
+        return cls(**{**settings, **changes})
 
     # Step 1: load the data set.
 
@@ -98,6 +105,7 @@ class ImageDataModule(L.LightningDataModule):
                     f"\n*** MNIST is not available; training on scikit-learn's 8x8 digits instead ***\n({error})\n"
                 )
                 self.dataset = "digits"
+        self._source = None
         self.source.prepare(*extraction_devices(self.trainer))
 
     def setup(self, stage: str | None = None) -> None:
@@ -129,8 +137,11 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def source(self) -> Source:
-        """Where the images come from."""
-        return Source(self.dataset, self.root, self.image_size, self.color, self.features)
+        """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
+        now = Source(self.dataset, self.root, self.image_size, self.color, self.features)
+        if now != self._source:
+            self._source = now
+        return self._source
 
     @property
     def data(self) -> Dataset:

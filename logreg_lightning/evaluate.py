@@ -47,11 +47,8 @@ def main(argv: list[str] | None = None) -> None:
 def _run(settings: Namespace) -> None:
     checkpoint = checkpoint_of(settings.run)
     model = LogisticRegression.load(checkpoint)
-    state = read(checkpoint)
-    config = state["datamodule_hyper_parameters"]
-    config["dataset"] = settings.data.dataset or state["ImageDataModule"]["dataset"]
-    config["root"] = settings.data.root or config["root"]
-    data = ImageDataModule(**config)
+    given = {name: value for name, value in vars(settings.data).items() if value is not None}
+    data = ImageDataModule.of_checkpoint(read(checkpoint), **given)
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)

@@ -13,12 +13,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.backbones import matching
+from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.runs import checkpoint_of
-from logreg_lightning.sources import Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,10 +71,8 @@ def _run(settings: Namespace) -> None:
 
 def _training_pictures(state: dict[str, Any]) -> list[Image]:
     """Some of the pictures that a model was trained on, of a checkpoint's content; none where they are gone."""
-    settings = state["datamodule_hyper_parameters"]
-    dataset, root = state["ImageDataModule"]["dataset"], Path(settings["root"])
     try:
-        return Source(dataset, root, settings["image_size"], settings["color"], settings["features"]).examples(COMPARED)
+        return ImageDataModule.of_checkpoint(state).source.examples(COMPARED)
     except InputError:
         return []
 
@@ -148,11 +146,7 @@ def _linear(onnx: Any, model: LogisticRegression) -> Any:
 def _with_backbone(model: LogisticRegression) -> Any:
     _onnx("onnxscript")
     assert model.backbone is not None
-    linear = torch.nn.Linear(model.linear.in_features, model.linear.out_features)
-    with torch.no_grad():
-        for value, mine in zip(model.on_pixels(), (linear.weight, linear.bias), strict=True):
-            mine.copy_(value)
-    whole = torch.nn.Sequential(matching(model.backbone).cpu(), linear, torch.nn.Softmax(1)).eval()
+    whole = torch.nn.Sequential(matching(model.backbone).cpu(), model.as_linear(), torch.nn.Softmax(1)).eval()
     program = torch.onnx.export(
         whole,
         (torch.zeros(2, *model.image_shape, dtype=torch.uint8),),

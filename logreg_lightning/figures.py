@@ -50,9 +50,7 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
     for tag, figure in figures(model, data).items():
         writer.add_figure(tag, figure, step)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        linear = torch.nn.Linear(model.linear.in_features, model.linear.out_features)
-        for value, mine in zip(model.on_pixels(), (linear.weight, linear.bias), strict=True):
-            mine.copy_(value)
+        linear = model.as_linear()
         graph = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))
         warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
         shape = model.image_shape if model.sees_pixels else (model.linear.in_features,)

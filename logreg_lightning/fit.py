@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning import auto, cli
@@ -36,10 +34,12 @@ from logreg_lightning.training import (
     computes_on,
     config_of,
     lost,
+    model_for,
     one_sentence,
     run_threads,
     seeded,
     trainer_of,
+    what_was_trained,
 )
 
 
@@ -149,15 +149,7 @@ def fit(
 
         # 3. The model, with the same first weights whatever was drawn before.
         stack.enter_context(seeded(seed))
-        names = data.data.classes
-        net = LogisticRegression(
-            data.data.num_features,
-            len(names),
-            **config["model"],
-            image_shape=data.data.image_shape,
-            class_names=names,
-            backbone=data.data.backbone,
-        )
+        net = model_for(data, config["model"])
         if state is None:
             auto.adapt(net, data.training_images(), data.batch_size)
             config["model"] |= {"lr": net.lr, "weight_decay": net.weight_decay}
@@ -172,8 +164,8 @@ def fit(
         folder = folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
         saver.folder = folder
         trainer.logger = runs.logger(folder, state["global_step"] if state else 0)
-        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            stack.enter_context(processes.starting_others(checkpoint or folder, lost(folder)))
+        launcher = trainer.strategy.launcher
+        stack.enter_context(processes.starting_others(launcher, checkpoint or folder, lost(folder)))
         stack.enter_context(one_sentence(folder))
         _begin(folder, config, checkpoint, state)
         if state is None or not state["callbacks"]["Saver"]["events"]:  # none of a sweep's winner
@@ -260,26 +252,17 @@ def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
 def _results(
     trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, config: dict[str, Any], net: LogisticRegression
 ) -> dict[str, Any]:
-    steps = trainer.global_step
     return {
-        "command": processes.command_line(),
-        "dataset": data.dataset,
-        "features": data.source.what,
-        "epochs": math.ceil(steps / data.steps_per_epoch),
-        "steps": steps,
+        **what_was_trained(data, trainer, trainer.global_step),
         "checkpoint": "checkpoints/last.ckpt",
         "lr": config["model"]["lr"],
         "weight_decay": config["model"]["weight_decay"],
         "temperature": 1.0 if net.temperature is None else float(net.temperature),
-        "batch_size": data.batch_size,
         "fit_seconds": saver.fit_seconds,
-        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
-        "devices": trainer.num_devices,
         **saver.validated,
         **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
         "majority_class_accuracy": data.test_labels().bincount().max().item() / data.data.num_test,
         "seed": config["seed"],
-        "versions": runs.versions(),
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from logreg_lightning import metrics
-from logreg_lightning.model import LogisticRegression
+from logreg_lightning.model import LogisticRegression, rate_at
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.curves import DIVERGED, TrainingCurve, count_steps_on_the_x_axis
 from logreg_lightning.runtime.loader import Steps
@@ -198,21 +198,28 @@ class Heads(L.LightningModule):
 
 
 def _rate(setting: dict[str, Any], step: int, run_steps: int | None) -> float:
-    """As `LogisticRegression.lr_at` has it."""
-    lr = float(setting["lr"])
-    if setting["schedule"] == "constant" or run_steps is None:
-        return lr
-    return lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
+    """Without an end, which a sweep always has, the rate stays."""
+    schedule = "constant" if run_steps is None else setting["schedule"]
+    return rate_at(setting["lr"], schedule, step, run_steps)
+
+
+def ranking(accuracies: Sequence[float], losses: Sequence[float]) -> list[int]:
+    """Settings by validation accuracy, the highest first; equal ones by loss, the lowest first, then by number.
+
+    Those that diverged, whose numbers are NaN, come last.
+    """
+
+    def rank(number: int) -> tuple[bool, float, float]:
+        accuracy, loss = accuracies[number], losses[number]
+        return (True, 0.0, 0.0) if math.isnan(accuracy + loss) else (False, -accuracy, loss)
+
+    return sorted(range(len(accuracies)), key=rank)
 
 
 def winner(accuracies: Sequence[float], losses: Sequence[float]) -> int | None:
-    """The setting with the highest validation accuracy; of several the one with the lowest loss, then the first.
-
-    None where all have diverged: their numbers are NaN.
-    """
-    ranked = [(-accuracy, loss, number) for number, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True))]
-    ranked = [rank for rank in ranked if not math.isnan(rank[0] + rank[1])]
-    return min(ranked)[2] if ranked else None
+    """The first of the `ranking`; None where all have diverged."""
+    first = next(iter(ranking(accuracies, losses)), None)
+    return None if first is None or math.isnan(accuracies[first] + losses[first]) else first
 
 
 class HeadsCurve(TrainingCurve):

@@ -101,6 +101,12 @@ class LogisticRegression(ImageClassifier):
             weight, bias = self.standardizer.scaling().fold(weight, bias)
         return (weight, bias) if self.temperature is None else (weight / self.temperature, bias / self.temperature)
 
+    def as_linear(self) -> nn.Linear:
+        """A layer of its own with the weights and bias of `on_pixels`."""
+        layer = nn.Linear(self.linear.in_features, self.linear.out_features)
+        layer.load_state_dict(dict(zip(("weight", "bias"), self.on_pixels(), strict=True)))
+        return layer
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold
         # The steps set its learning rate, and add weight decay themselves, to the weights alone.
@@ -134,13 +140,17 @@ class LogisticRegression(ImageClassifier):
         Raises:
             InputError: the schedule needs the run's length, and there is none.
         """
-        lr = cast(float, self.lr)
-        if self.schedule == "constant":
-            return lr
-        if run_steps is None:
-            raise InputError("`schedule='cosine'` needs an end: give the trainer `max_epochs` or `max_steps`")
-        return lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
+        return rate_at(cast(float, self.lr), self.schedule, step, run_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         found = checkpoint["hyper_parameters"]  # with numbers for what was auto
         self.lr, self.weight_decay, self.needs_data = found["lr"], found["weight_decay"], False
+
+
+def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float:
+    """What a schedule makes of a learning rate; see `LogisticRegression.lr_at`."""
+    if schedule == "constant":
+        return lr
+    if run_steps is None:
+        raise InputError("`schedule='cosine'` needs an end: give the trainer `max_epochs` or `max_steps`")
+    return lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Source:
             size = PIXEL_SIZE if isinstance(self.image_size, str) else self.image_size
             folders.prepare(self._class_folder, self.root, size, self.color)
         if self.features != "pixels":
-            for pictures, place in self._pictures():
+            for pictures, place in self._pictures:
                 prepare_features(place, pictures, self._backbone(), devices, workers)
 
     def load(self) -> Dataset:
@@ -105,13 +106,13 @@ class Source:
             return datasets.load(self.dataset, self.root) if folder is None else folders.load(folder, self.root)
         about = self._backbone().about
         if self._class_folder is not None:
-            ((files, place),) = self._pictures()
+            ((files, place),) = self._pictures
             assert isinstance(files, folders.FilePictures)
             return files.dataset(*load_features(place, files), about)
         data = datasets.load(self.dataset, self.root)
         train, test = (
             Images(load_features(place, pictures)[0], images.labels, _look_at(images))
-            for images, (pictures, place) in zip((data.train, data.test), self._pictures(), strict=True)
+            for images, (pictures, place) in zip((data.train, data.test), self._pictures, strict=True)
         )
         return dataclasses.replace(data, train=train, test=test, backbone=about)
 
@@ -136,6 +137,7 @@ class Source:
     def _backbone(self) -> Backbone:
         return backbones.load(self.features, None if isinstance(self.image_size, str) else self.image_size)
 
+    @functools.cached_property
     def _pictures(self) -> list[tuple[Pictures, Path]]:
         """The pictures to compute features of, and where these go."""
         backbone = self._backbone()

@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from logreg_lightning import auto, cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import Run, fit
-from logreg_lightning.heads import Heads, HeadsCurve, HeadsSaver, run_checkpoint, winner
+from logreg_lightning.heads import Heads, HeadsCurve, HeadsSaver, ranking, run_checkpoint, winner
 from logreg_lightning.hyperparameters import check
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
@@ -32,7 +31,7 @@ from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import threads_for, use_threads
+from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.training import (
     FROM_THE_DATA,
     as_started,
@@ -40,9 +39,12 @@ from logreg_lightning.training import (
     computes_on,
     config_of,
     lost,
+    model_for,
     one_sentence,
+    run_threads,
     seeded,
     trainer_of,
+    what_was_trained,
 )
 
 SWEPT = ("lr", "momentum", "weight_decay", "schedule", "seed")
@@ -175,10 +177,7 @@ def sweep(
             say(f"{folder} is finished: {len(settings)} settings")
             return finished
         say(data.describe())
-        config["threads"] = threads or started.get("threads")
-        if data.trainer.world_size == 1 and data.trainer.strategy.root_device.type == "cpu":
-            work = data.batch_size * data.data.num_features * len(data.data.classes) * len(groups[0])
-            config["threads"] = config["threads"] or threads_for(work)
+        config["threads"] = threads or run_threads(started, data, data.trainer, len(groups[0]))
         stack.enter_context(use_threads(config["threads"]))
         say(computes_on(data.trainer, config["threads"]))
 
@@ -196,19 +195,18 @@ def sweep(
         states = []
         for number, group in enumerate(groups):
             with seeded(settings[group[0]]["seed"]):
-                part = [settings[index] for index in group]
-                folder, state = _train(folder, number, len(groups), data, config, part, group, adapter)
+                folder, state = _train(folder, number, groups, data, config, settings, adapter)
                 states.append(state)
 
         # 5. The results, and the winner as a run of its own.
-        trained = _trained(groups, states)
-        results = _results(data, config, trained, states)
+        trained = _trained(states)
+        results = _results(data, trained, states)
         best = winner([row["val/accuracy"] for row in trained], [row["val/loss"] for row in trained])
         if best is None:
             raise RunError("all settings diverged: try smaller values of `lr`")
         named = _named(swept, trained)
         with contextlib.redirect_stdout(io.StringIO()):  # what it says of a run would be taken for the sweep's
-            run = _take(folder, data, config, best, groups, states)
+            run = _take(folder, data, config, best, states)
         results["best"] = {"index": best, "run": str(run.path), **named[best]}
         if processes.rank() == 0:
             if pictures:
@@ -258,7 +256,7 @@ def take(sweep: str, index: int) -> Run:
         data.trainer = trainer_of(config, [])
         files = sorted((folder / "checkpoints").glob("group_*.ckpt"), key=lambda file: int(file.stem[6:]))
         states = [checkpoints.read(file) for file in files]
-        return _take(folder, data, config, index, [state["indices"] for state in states], states)
+        return _take(folder, data, config, index, states)
 
 
 def _finished(folder: Path) -> Sweep | None:
@@ -341,8 +339,8 @@ def _drawn(swept: dict[str, tuple[Any, ...] | str], count: int) -> list[dict[str
         if name == "seed":
             return chance.randint(int(low), int(high))
         if name == "momentum" or low == 0:
-            return float(f"{chance.uniform(low, high):.3g}")
-        return float(f"{math.exp(chance.uniform(math.log(low), math.log(high))):.3g}")
+            return auto.rounded(chance.uniform(low, high))
+        return auto.rounded(math.exp(chance.uniform(math.log(low), math.log(high))))
 
     return [{name: draw(name, values) for name, values in swept.items()} for _ in range(count)]
 
@@ -374,14 +372,15 @@ def _groups(settings: list[dict[str, Any]], weights: int) -> list[list[int]]:
 def _train(
     folder: Path,
     number: int,
-    count: int,
+    groups: list[list[int]],
     data: ImageDataModule,
     config: dict[str, Any],
     settings: list[dict[str, Any]],
-    indices: list[int],
     adapter: list[auto.Adapter],
 ) -> tuple[Path, dict[str, Any]]:
-    """Trains a group of settings, or what is left of it; returns the sweep's folder and the group's last checkpoint."""
+    """Trains the group of that number, or what is left of it; returns the sweep's folder and the group's last
+    checkpoint."""
+    group = groups[number]
     name = f"group_{number}.ckpt"
     file = folder / "checkpoints" / name
     state = checkpoints.read(file) if file.is_file() else None
@@ -394,15 +393,16 @@ def _train(
         checkpoints.check_data(file, state, data.fingerprint())
         if "validated" in state:
             return folder, state
-    heads = Heads(_models(data, config, settings, adapter) if state is None else map(_model_of, state["heads"]))
+    if state is None:
+        heads = Heads(_models(data, config, [settings[index] for index in group], adapter))
+    else:
+        heads = Heads(LogisticRegression(**hyperparameters) for hyperparameters in state["heads"])
     say(
-        f"Training {len(settings)} setting{'' if len(settings) == 1 else 's'} at once"
-        + (f", group {number + 1} of {count}," if count > 1 else "")
+        f"Training {len(group)} setting{'' if len(group) == 1 else 's'} at once"
+        + (f", group {number + 1} of {len(groups)}," if len(groups) > 1 else "")
         + f" for {data.plan.run_steps or 0:,} steps of {data.batch_size} images"
     )
-    with contextlib.ExitStack() as stack:
-        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-            stack.enter_context(processes.starting_others(folder, lost(folder)))
+    with processes.starting_others(trainer.strategy.launcher, folder, lost(folder)):
         trainer.fit(heads, datamodule=data, ckpt_path=file if state is not None else None, weights_only=True)
         # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
         trainer.validate(heads, datamodule=data, verbose=False)
@@ -410,14 +410,10 @@ def _train(
     state = checkpoints.read(file)
     state["state_dict"] |= {k: v.cpu() for k, v in heads.state_dict().items() if k in ("temperature", "diverged")}
     state["validated"] = [heads.val_loss.tolist(), heads.val_accuracy.tolist()]
-    state["indices"] = indices
+    state["indices"] = group
     if processes.rank() == 0:
         checkpoints.AtomicCheckpointIO().save_checkpoint(state, file)
     return saver.folder, state
-
-
-def _model_of(hyperparameters: dict[str, Any]) -> LogisticRegression:
-    return LogisticRegression(**hyperparameters)
 
 
 def _models(
@@ -429,19 +425,12 @@ def _models(
         own = {name: value for name, value in setting.items() if name != "seed"}
         factors = {name: float(value[:-1]) for name, value in own.items() if str(value).endswith("x")}
         with seeded(setting["seed"]):  # each has the first weights that it would have alone
-            model = LogisticRegression(
-                data.data.num_features,
-                len(data.data.classes),
-                **{**config["model"], **own, **dict.fromkeys(factors, "auto")},
-                image_shape=data.data.image_shape,
-                class_names=data.data.classes,
-                backbone=data.data.backbone,
-            )
+            model = model_for(data, {**config["model"], **own, **dict.fromkeys(factors, "auto")})
         if model.needs_data:
             adapter[:] = adapter or [auto.Adapter(model, data.training_images(), data.batch_size)]
             adapter[0].adapt(model)
         for name, factor in factors.items():
-            value = float(f"{factor * getattr(model, name):.3g}")
+            value = auto.rounded(factor * getattr(model, name))
             setattr(model, name, value)
             auto.settle(model, **{name: value})
         models.append(model)
@@ -451,11 +440,11 @@ def _models(
 # Results.
 
 
-def _trained(groups: list[list[int]], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _trained(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each setting, by its index, what it was trained with, and its validation metrics."""
     rows: dict[int, dict[str, Any]] = {}
-    for group, state in zip(groups, states, strict=True):
-        for index, setting, loss, accuracy in zip(group, state["heads"], *state["validated"], strict=True):
+    for state in states:
+        for index, setting, loss, accuracy in zip(state["indices"], state["heads"], *state["validated"], strict=True):
             own = {f"model.{name}": setting[name] for name in SWEPT if name != "seed"}
             seed = state["ImageDataModule"]["seed"]
             rows[index] = {**own, "seed": seed, "val/loss": loss, "val/accuracy": accuracy}
@@ -473,25 +462,13 @@ def _given(row: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
     return {name: setting[name.removeprefix("model.")] for name in row if not name.startswith("val/")}
 
 
-def _results(
-    data: ImageDataModule, config: dict[str, Any], trained: list[dict[str, Any]], states: list[dict[str, Any]]
-) -> dict[str, Any]:
-    steps = states[0]["global_step"]
-    trainer = data.trainer
-    assert trainer is not None
+def _results(data: ImageDataModule, trained: list[dict[str, Any]], states: list[dict[str, Any]]) -> dict[str, Any]:
+    assert data.trainer is not None
     return {
-        "command": processes.command_line(),
-        "dataset": data.dataset,
-        "features": data.source.what,
-        "epochs": math.ceil(steps / data.steps_per_epoch),
-        "steps": steps,
-        "batch_size": data.batch_size,
+        **what_was_trained(data, data.trainer, states[0]["global_step"]),
         "settings": len(trained),
         "diverged": [index for index, row in enumerate(trained) if math.isnan(row["val/loss"])],
         "fit_seconds": sum(state["callbacks"]["HeadsSaver"]["seconds"] for state in states),
-        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
-        "devices": trainer.num_devices,
-        "versions": runs.versions(),
     }
 
 
@@ -526,7 +503,7 @@ def _write(folder: Path, results: dict[str, Any], named: list[dict[str, Any]]) -
 
 
 def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run: Run) -> None:
-    order = sorted(range(len(named)), key=lambda n: (-_or_worst(named[n]["val/accuracy"]), named[n]["val/loss"], n))
+    order = ranking(*([row[name] for row in named] for name in ("val/accuracy", "val/loss")))
     columns = list(named[0])
     rows = [["index", *columns]]
     rows += [[str(n), *(_text(named[n][column]) for column in columns)] for n in order[:SHOWN]]
@@ -544,10 +521,6 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
     edge = _edge(named, best)
     if edge:
         say(f"\nNote: {edge}")
-
-
-def _or_worst(value: float) -> float:
-    return -1.0 if math.isnan(value) else value
 
 
 def _text(value: Any) -> str:
@@ -576,13 +549,12 @@ def _take(
     data: ImageDataModule,
     config: dict[str, Any],
     index: int,
-    groups: list[list[int]],
     states: list[dict[str, Any]],
 ) -> Run:
     """Makes an ordinary run of a setting, once, and tests it."""
-    group = next(number for number, group in enumerate(groups) if index in group)
+    group = next(state for state in states if index in state["indices"])
     with isolate_rng():  # of the first weights that a model draws nothing is used
-        state = run_checkpoint(states[group], groups[group].index(index))
+        state = run_checkpoint(group, group["indices"].index(index))
     model = {name: value for name, value in state["hyper_parameters"].items() if name not in FROM_THE_DATA}
     seed = state["ImageDataModule"]["seed"]
     taken = folder / "taken.json"

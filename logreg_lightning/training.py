@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import inspect
+import math
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime import checkpoints, processes
+from logreg_lightning.runtime import checkpoints, processes, runs
 from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.threads import threads_for
 
@@ -114,12 +115,26 @@ def trainer_of(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     return trainer
 
 
-def run_threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> int | None:
-    """Those that the run began with, or as many as a step is worth; None where that is left to Lightning and torch."""
+def model_for(data: ImageDataModule, hyperparameters: dict[str, Any]) -> LogisticRegression:
+    """A new model of the data's images or features and classes."""
+    names = data.data.classes
+    return LogisticRegression(
+        data.data.num_features,
+        len(names),
+        **hyperparameters,
+        image_shape=data.data.image_shape,
+        class_names=names,
+        backbone=data.data.backbone,
+    )
+
+
+def run_threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer, models: int = 1) -> int | None:
+    """Those that the run began with, or as many as a step of so many models is worth; None where that is left to
+    Lightning and torch."""
     if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
         return None
     before: int | None = started.get("threads")
-    work = data.batch_size * data.data.num_features * len(data.data.classes)
+    work = data.batch_size * data.data.num_features * len(data.data.classes) * models
     return before or threads_for(work)
 
 
@@ -129,6 +144,21 @@ def computes_on(trainer: L.Trainer, threads: int | None) -> str:
     number = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
     many = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
     return f"Computing on {device}{number}{many}"
+
+
+def what_was_trained(data: ImageDataModule, trainer: L.Trainer, steps: int) -> dict[str, Any]:
+    """What `results.json` holds of any training: on what data, how long, and what made it."""
+    return {
+        "command": processes.command_line(),
+        "dataset": data.dataset,
+        "features": data.source.what,
+        "epochs": math.ceil(steps / data.steps_per_epoch),
+        "steps": steps,
+        "batch_size": data.batch_size,
+        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        "devices": trainer.num_devices,
+        "versions": runs.versions(),
+    }
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import torch
 from conftest import COLORS, NAMES, curves, fit, idx, not_on_windows, outcome, refused, state, write_pictures
 from PIL.Image import Image, Resampling
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_figures import TAGS as TAGS_OF_PIXELS
 from torch import Tensor, nn
 
 from logreg_lightning import LogisticRegression, backbones, evaluate, features, folders, predict
@@ -1001,15 +1002,7 @@ def test_a_run_is_resumed_only_with_the_features_it_was_trained_on(
     backbones._load.cache_clear()
 
 
-TAGS = {
-    "mistakes/confusion_matrix",
-    "mistakes/most_confident",
-    "mistakes/least_confident_hits",
-    "confidence/reliability",
-    "confidence/precision_recall",
-    "data/training_images",
-    "data/class_counts",
-}
+TAGS = TAGS_OF_PIXELS - {"model/weights"}
 
 
 @pytest.mark.usefixtures("colours")

@@ -96,11 +96,15 @@ def _without_exe(executable: str) -> str:
 
 
 @contextlib.contextmanager
-def starting_others(resume: Path, sentence: str) -> Iterator[None]:
-    """Makes the processes that Lightning starts resume what this one has chosen, and this one end when they do.
+def starting_others(launcher: object, resume: Path, sentence: str) -> Iterator[None]:
+    """Makes the processes that this launcher of Lightning's starts, if any, resume what this one has chosen, and this
+    one end when they do.
 
     Code of somebody else's that called `fit` is started again as Lightning does it, and calls `fit` again.
     """
+    if not isinstance(launcher, subprocess_script._SubprocessScriptLauncher):
+        yield
+        return
     before = _launcher._basic_subprocess_cmd, _launcher._launch_process_observer
     os.environ[_PARENT] = str(os.getpid())
     if _command is not None:

@@ -241,14 +241,15 @@ def sweep_flags(root: Path, count: int, quick: bool) -> list[str]:
 
 
 def swept(*flags: str) -> Figures:
-    """This project's sweep, everything on: its time, the whole command's, the best validation accuracy."""
+    """This project's sweep, everything on: its time, the whole command's, its memory, the best validation accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        subprocess.run([*SWEEP, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        memory = peak_of(*SWEEP, *flags, folder=folder)
         whole = time.perf_counter() - begun
         file = Path(folder) / "lightning_logs" / "sweep_0" / "results.json"
         results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return {"fit": results["fit_seconds"], "whole": whole, "accuracy": results["best"]["val/accuracy"]}
+    accuracy = results["best"]["val/accuracy"]
+    return {"fit": results["fit_seconds"], "whole": whole, "bytes": memory, "accuracy": accuracy}
 
 
 def grid_search(root: str, strengths: list[float], iterations: int) -> Figures:
@@ -547,10 +548,10 @@ def timed_fit(*flags: str) -> Figures:
     return {**found, "whole": time.perf_counter() - begun}
 
 
-def peak_of(*command: str) -> float:
+def peak_of(*command: str, folder: str | None = None) -> float:
     """Bytes of memory that a process has of its own at the most: not files mapped, not the page cache."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as other:
+        process = subprocess.Popen(command, cwd=folder or other, stdout=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
             try:
@@ -971,7 +972,7 @@ def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     for count in counts:
         figures = found[str(count)]
         fitted, whole = (median(figures, name) / count for name in ("fit", "whole"))
-        memory = peak_of(*SWEEP, *sweep_flags(root, count, quick)) / 1e9
+        memory = median(figures, "bytes") / 1e9
         lines.append(
             f"| {count} | {digits(fitted * count)} s | {digits(fitted)} s | {fitted / alone:.3f} | {digits(whole)} s "
             f"| {whole / alone_whole:.3f} | {memory:.2f} GB | {median(figures, 'accuracy'):.4f} |"

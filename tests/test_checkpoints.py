@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -327,3 +328,14 @@ def test_any_bytes_are_a_right_checkpoint_or_refused(
         assert str(file) in str(error) and "\n" not in str(error)
     else:
         assert torch.equal(found["state_dict"]["linear.weight"], torch.arange(12.0).reshape(3, 4))
+
+
+def test_an_index_that_is_damaged_leads_to_no_other_numbers(tmp_path: Path, small_checkpoint: bytes) -> None:
+    """torch and Python each have a reader of zip archives, which need not find the same bytes."""
+    file, right = tmp_path / "any.ckpt", torch.arange(12.0).reshape(3, 4)
+    for position in range(small_checkpoint.index(b"PK\x01\x02"), len(small_checkpoint)):
+        content = bytearray(small_checkpoint)
+        content[position] = 16
+        file.write_bytes(content)
+        with contextlib.suppress(InputError):
+            assert torch.equal(read(file)["state_dict"]["linear.weight"], right), position

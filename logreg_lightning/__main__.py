@@ -11,7 +11,7 @@ COMMANDS = {
     "sweep": "train many settings at once",
     "evaluate": "show a trained model's metrics",
     "predict": "predict the classes of pictures",
-    "export": "write a trained model as an ONNX file",
+    "export": "write a trained model as an ONNX file, or as a page to draw a digit on",
 }
 
 

@@ -1,4 +1,4 @@
-"""A model as one ONNX file: uint8 pictures in, probabilities out; of a backbone's features with the backbone inside."""
+"""A model as one file: in ONNX, with its backbone inside, or as a page to draw a digit on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from logreg_lightning import cli
+from logreg_lightning import cli, page
 from logreg_lightning.backbones import matching
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
@@ -35,9 +35,11 @@ COMPARED = 7
 
 def build_parser() -> ArgumentParser:
     """The flags of export.py."""
-    parser = cli.new_parser("export", "lightning_logs/version_0 model.onnx", "Writes a model as an ONNX file.")
+    parser = cli.new_parser(
+        "export", "lightning_logs/version_0 page.html", "Writes a model as an ONNX file, or as a page."
+    )
     parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
-    parser.add_argument("file", help="The file to write.")
+    parser.add_argument("file", help="The file to write: .onnx, or .html for a page to draw a digit on.")
     return parser
 
 
@@ -47,23 +49,37 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(settings: Namespace) -> None:
-    checkpoint = checkpoint_of(settings.run)
+    file = Path(settings.file)
+    kinds = {".onnx": _as_onnx, ".html": _as_page}
+    if file.suffix.lower() not in kinds:
+        raise InputError(f"{file} must end in .onnx, for an ONNX file, or in .html, for a page")
+    content, said = kinds[file.suffix.lower()](checkpoint_of(settings.run))
+    try:
+        atomic_write(file, content)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}); use another file") from None
+    print(f"{file}: {said}")
+
+
+def _as_page(checkpoint: Path) -> tuple[bytes, str]:
+    """A page's content, and what is said of it."""
+    model = LogisticRegression.load(checkpoint)
+    content = page.page(model).encode()
+    what = "draw a digit" if page.takes_drawings(model) else "choose a picture"
+    return content, f"open it in a browser and {what}; {len(content) / 1000:.0f} kB, it loads nothing else"
+
+
+def _as_onnx(checkpoint: Path) -> tuple[bytes, str]:
+    """An ONNX file's content, compared with the model, and what is said of it."""
     model = LogisticRegression.load(checkpoint)
     content = export(model)
-    state = read(checkpoint)
-    pictures = _training_pictures(state) if model.backbone is not None else []
+    pictures = _training_pictures(read(checkpoint)) if model.backbone is not None else []
     difference = compare(model, content, pictures)
     if not difference <= (TOLERANCE if model.backbone is None else TOLERANCE_WITH_BACKBONE):
-        raise RunError(
-            f"the exported model's probabilities differ by {difference:.3g}; {settings.file} was not written"
-        )
-    try:
-        atomic_write(Path(settings.file), content)
-    except OSError as error:
-        raise InputError(f"{settings.file} cannot be written ({error.strerror}); use another file") from None
+        raise RunError(f"the exported model's probabilities differ by {difference:.3g}; nothing was written")
     what = "features float" if len(model.image_shape) == 1 else "images uint8"
-    print(
-        f"{settings.file}: {what} (N, {', '.join(map(str, model.image_shape))}) to probabilities float "
+    return content, (
+        f"{what} (N, {', '.join(map(str, model.image_shape))}) to probabilities float "
         f"(N, {len(model.class_names)}); in onnxruntime it differs from the model by at most {difference:.1g}"
         + (f", on {len(pictures)} of its training pictures too" if pictures else "")
     )

@@ -175,14 +175,21 @@ def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwa
     return axes.imshow(sheet.numpy(), **kwargs)
 
 
+def weight_images(model: LogisticRegression) -> tuple[Tensor, float]:
+    """The weights of each class as they act on pixels, float (classes, H, W), of colours their mean; and the end of a
+    symmetric scale for them."""
+    values = model.on_pixels()[0].detach().float().cpu().reshape(-1, *model.image_shape).mean(1)
+    # The few largest are at pixels that are seldom lit.
+    return values, float(np.quantile(values[:MOST_CLASSES].abs().numpy(), SHADED))
+
+
 def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
-    """The weights of each class as they act on pixels, on one symmetric scale; of colours, the mean."""
-    shown = min(len(names), MOST_CLASSES)
-    values = model.on_pixels()[0].detach().float().cpu()[:shown].reshape(shown, *model.image_shape).mean(1)
-    limit = float(np.quantile(values.abs().numpy(), SHADED))  # the few largest are at pixels that are seldom lit
+    """The weight images on one symmetric scale."""
+    values, limit = weight_images(model)
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
-    drawn = _tiles(axes, values, names[:shown], 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    shown = values[:MOST_CLASSES], names[:MOST_CLASSES]
+    drawn = _tiles(axes, *shown, 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
     return figure
 

@@ -1,6 +1,7 @@
-"""Writes a trained model as an ONNX file.
+"""Writes a trained model as an ONNX file, or as a page to draw a digit on.
 
 python scripts/export.py lightning_logs/version_0 model.onnx
+python scripts/export.py lightning_logs/version_0 page.html
 """
 
 import signal

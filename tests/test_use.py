@@ -235,6 +235,8 @@ WRONG: list[tuple[Main, str, str]] = [
     (predict.main, "{run} data --format=xml", "format"),
     (export.main, "nowhere model.onnx", "no checkpoint found at nowhere"),
     (export.main, "{run} nowhere/model.onnx", rf"{re.escape(str(Path('nowhere/model.onnx')))} cannot be written"),
+    (export.main, "{run} nowhere/page.html", rf"{re.escape(str(Path('nowhere/page.html')))} cannot be written"),
+    (export.main, "{run} model.pt", r"model\.pt must end in \.onnx, for an ONNX file, or in \.html, for a page"),
     (export.main, "{run}", "file"),
 ]
 

@@ -1,0 +1,205 @@
+"use strict";
+// The model in numbers: what preprocess.py, PIL and model.py do, step for step. Nothing here touches the page.
+
+const MODEL = JSON.parse(document.getElementById("model").textContent);
+const [CHANNELS, HEIGHT, WIDTH] = MODEL.shape;
+const AREA = HEIGHT * WIDTH;
+const SIZE = CHANNELS * AREA;
+// Weights as they act on values from 0 to 1, float32, class after class, each channel by channel, row by row.
+const WEIGHT = new Float32Array(Uint8Array.from(atob(MODEL.weight), (letter) => letter.charCodeAt(0)).buffer);
+
+// Resampling as PIL does it (Pillow's src/libImaging/Resample.c): a filter as wide as the picture shrinks, its
+// coefficients in 22 bits, each direction rounded to uint8.
+const BITS = 22;
+const LANCZOS = {
+  support: 3,
+  at(x) {
+    const sinc = (y) => (y === 0 ? 1 : Math.sin(y * Math.PI) / (y * Math.PI));
+    return Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0;
+  },
+};
+const BICUBIC = {
+  support: 2,
+  at(x) {
+    x = Math.abs(x);
+    if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+    return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0;
+  },
+};
+
+// The part of each row, or of each column, from `begin` to `end` as `size` values.
+function resampled({ values, width, height }, rows, begin, end, size, filter) {
+  const [length, step, outStep] = rows ? [width, 1, 1] : [height, width, width]; // along a row, or a column
+  const [lines, jump, outJump] = rows ? [height, width, size] : [width, 1, 1]; // from one to the next
+  const scale = (end - begin) / size;
+  const stretch = Math.max(scale, 1);
+  const support = filter.support * stretch;
+  const result = new Uint8ClampedArray(lines * size);
+  for (let i = 0; i < size; i++) {
+    const centre = begin + (i + 0.5) * scale;
+    const first = Math.max(Math.trunc(centre - support + 0.5), 0);
+    const last = Math.min(Math.trunc(centre + support + 0.5), length);
+    const shares = [];
+    for (let j = first; j < last; j++) shares.push(filter.at((j - centre + 0.5) / stretch));
+    const total = shares.reduce((sum, share) => sum + share, 0);
+    const factors = shares.map((share) => {
+      const scaled = (share / total) * 2 ** BITS;
+      return Math.trunc(scaled + (scaled < 0 ? -0.5 : 0.5));
+    });
+    for (let line = 0; line < lines; line++) {
+      let sum = 2 ** (BITS - 1);
+      for (let j = 0; j < factors.length; j++) sum += values[line * jump + (first + j) * step] * factors[j];
+      result[line * outJump + i * outStep] = sum >> BITS;
+    }
+  }
+  return rows ? { values: result, width: size, height } : { values: result, width, height: size };
+}
+
+function resized(plane, [left, top, right, bottom], width, height, filter) {
+  const across = (from) => resampled(from, true, left, right, width, filter);
+  const down = (from) => resampled(from, false, top, bottom, height, filter);
+  // Each order rounds in its own way; Pillow 13 begins with the columns where far more rows than columns are lost.
+  const columnsFirst = plane.height - height > 2 * Math.max(plane.width - width, 0);
+  return columnsFirst ? across(down(plane)) : down(across(plane));
+}
+
+// The planes of an ImageData, transparent parts on white: [grey], or [red, green, blue].
+function planesOf({ data, width, height }, channels) {
+  const planes = Array.from({ length: channels }, () => ({ values: new Uint8Array(width * height), width, height }));
+  const onWhite = (value, alpha) => Math.round((value * alpha + 255 * (255 - alpha)) / 255);
+  for (let i = 0; i < width * height; i++) {
+    const alpha = data[4 * i + 3];
+    const red = onWhite(data[4 * i], alpha);
+    const green = onWhite(data[4 * i + 1], alpha);
+    const blue = onWhite(data[4 * i + 2], alpha);
+    if (channels === 1) {
+      planes[0].values[i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+    } else {
+      planes[0].values[i] = red;
+      planes[1].values[i] = green;
+      planes[2].values[i] = blue;
+    }
+  }
+  return planes;
+}
+
+// To the nearest integer; halves to the even one, as Python does.
+function rounded(x) {
+  const low = Math.floor(x);
+  if (x - low === 0.5) return low + (low % 2 === 0 ? 0 : 1);
+  return Math.round(x);
+}
+
+// As preprocess.digit_to_pixels.
+function digit(image) {
+  const [{ values, width, height }] = planesOf(image, 1);
+  const border = [];
+  for (let x = 0; x < width; x++) border.push(values[x], values[(height - 1) * width + x]);
+  for (let y = 0; y < height; y++) border.push(values[y * width], values[y * width + width - 1]);
+  border.sort((a, b) => a - b);
+  const paper = (border[border.length / 2 - 1] + border[border.length / 2]) / 2;
+  let darkest = 255;
+  let lightest = 0;
+  for (const grey of values) {
+    darkest = Math.min(darkest, grey);
+    lightest = Math.max(lightest, grey);
+  }
+  const sign = lightest - paper >= paper - darkest ? 1 : -1;
+  const most = Math.max(sign > 0 ? lightest - paper : paper - darkest, 1);
+  const inkOf = Array.from({ length: 256 }, (_, grey) => {
+    const share = (sign * (grey - paper)) / most;
+    return share < 0.1 ? 0 : Math.trunc(255 * Math.min(share, 1));
+  });
+  let [left, top, right, bottom] = [width, height, 0, 0]; // of the ink's box
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (inkOf[values[y * width + x]] === 0) continue;
+      left = Math.min(left, x);
+      right = Math.max(right, x + 1);
+      top = Math.min(top, y);
+      bottom = Math.max(bottom, y + 1);
+    }
+  }
+  const placed = new Uint8Array(SIZE);
+  if (left >= right) return placed;
+  const box = { values: new Uint8Array((right - left) * (bottom - top)), width: right - left, height: bottom - top };
+  for (let y = 0; y < box.height; y++) {
+    for (let x = 0; x < box.width; x++) {
+      box.values[y * box.width + x] = inkOf[values[(top + y) * width + left + x]];
+    }
+  }
+  const scale = 20 / Math.max(box.width, box.height);
+  const columns = Math.max(1, rounded(box.width * scale));
+  const rows = Math.max(1, rounded(box.height * scale));
+  const small = resized(box, [0, 0, box.width, box.height], columns, rows, LANCZOS).values;
+  let [total, across, down] = [0, 0, 0];
+  small.forEach((value, i) => {
+    total += value;
+    across += value * (i % columns);
+    down += value * Math.floor(i / columns);
+  });
+  total = Math.max(total, 1);
+  const x = Math.min(Math.max(rounded(14 - across / total), 0), WIDTH - columns);
+  const y = Math.min(Math.max(rounded(14 - down / total), 0), HEIGHT - rows);
+  small.forEach((value, i) => {
+    placed[(y + Math.floor(i / columns)) * WIDTH + x + (i % columns)] = value;
+  });
+  return placed;
+}
+
+// As preprocess.to_pixels, with PIL's ImageOps.fit.
+function fitted(image) {
+  const ratio = image.width / image.height;
+  const wanted = WIDTH / HEIGHT;
+  const width = ratio > wanted ? wanted * image.height : image.width;
+  const height = ratio < wanted ? image.width / wanted : image.height;
+  const [left, top] = [(image.width - width) / 2, (image.height - height) / 2];
+  const box = [left, top, left + width, top + height].map(Math.fround);
+  const result = new Uint8Array(SIZE);
+  planesOf(image, CHANNELS).forEach((plane, channel) => {
+    result.set(resized(plane, box, WIDTH, HEIGHT, BICUBIC).values, channel * AREA);
+  });
+  return result;
+}
+
+// Of pixels, their logits, and the classes in the order of their logits.
+function logitsOf(pixels) {
+  if (!(pixels instanceof Uint8Array) || pixels.length !== SIZE) {
+    throw new TypeError(`pixels must be a Uint8Array of ${CHANNELS} x ${HEIGHT} x ${WIDTH} values`);
+  }
+  const logits = MODEL.bias.map((bias, k) => {
+    let sum = 0;
+    for (let i = 0; i < SIZE; i++) sum += WEIGHT[k * SIZE + i] * pixels[i];
+    return bias + sum / 255;
+  });
+  const ranking = [...logits.keys()].sort((a, b) => logits[b] - logits[a]);
+  return { logits, ranking };
+}
+
+globalThis.logreg = Object.freeze({
+  // Uint8Array (channels x height x width) of an ImageData, as predict.py prepares a picture; with --digit of a drawing.
+  prepare(image) {
+    return MODEL.draws ? digit(image) : fitted(image);
+  },
+
+  // Float32Array, the probability of each class.
+  predict(pixels) {
+    const { logits, ranking } = logitsOf(pixels);
+    const odds = logits.map((logit) => Math.exp(logit - logits[ranking[0]]));
+    const total = odds.reduce((sum, one) => sum + one, 0);
+    return Float32Array.from(odds, (one) => one / total);
+  },
+
+  // Float32Array, one a pixel: what each adds to the difference of the winner's logit and the runner-up's. The bias is
+  // shared out equally, so that they add up to that difference.
+  evidence(pixels) {
+    const [winner, second] = logitsOf(pixels).ranking;
+    const result = new Float32Array(AREA);
+    for (let i = 0; i < AREA; i++) {
+      let sum = 0;
+      for (let j = i; j < SIZE; j += AREA) sum += (WEIGHT[winner * SIZE + j] - WEIGHT[second * SIZE + j]) * pixels[j];
+      result[i] = sum / 255 + (MODEL.bias[winner] - MODEL.bias[second]) / AREA;
+    }
+    return result;
+  },
+});

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.PngImagePlugin
 import pytest
 import torch
 from conftest import fit
@@ -253,6 +254,8 @@ def test_strokes_are_predicted_undone_and_cleared(opened: Open) -> None:
     model = made_up(1, 28, 28)
     open_page = opened(model)
     assert bars(open_page) == {}
+    open_page.locator("#paper").click(button="right")
+    assert bars(open_page) == {}
     draw(open_page, ONE)
     one = bars(open_page)
     assert one == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
@@ -267,7 +270,7 @@ def test_strokes_are_predicted_undone_and_cleared(opened: Open) -> None:
     assert bars(open_page) == one
     open_page.get_by_role("button", name="Undo").click()
     assert bars(open_page) == {}
-    assert open_page.get_by_role("button", name="Undo").is_disabled()
+    assert open_page.locator("button:disabled").all_inner_texts() == ["Clear", "Undo"]
     draw(open_page, [(0.5, 0.5)])  # a dot
     assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
 
@@ -300,8 +303,16 @@ def test_a_finger_draws_and_the_page_does_not_scroll(opened: Open) -> None:
     swipe(path_of(open_page, [(0.5, 0.9 - step / 10) for step in range(8)]))
     assert open_page.evaluate("scrollY") == 0
     assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
+    found = bars(open_page)
+    fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(path_of(open_page, ONE))]
+    for kind, points in (("touchStart", fingers[:1]), ("touchStart", fingers), ("touchEnd", [])):
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    open_page.get_by_role("button", name="Undo").tap()  # of two fingers one draws
+    assert bars(open_page) == found
     swipe([(10, 600 - 40 * step) for step in range(10)])  # beside the paper it would
-    open_page.evaluate("async () => { while (scrollY < 100) await new Promise(requestAnimationFrame); }")
+    wait = "async () => { for (let i = 0; i < 600 && scrollY < 100; i++) await new Promise(requestAnimationFrame); }"
+    open_page.evaluate(wait)
+    assert open_page.evaluate("scrollY") >= 100
 
 
 def test_the_keyboard_does_all(opened: Open) -> None:
@@ -329,6 +340,15 @@ def test_the_keyboard_does_all(opened: Open) -> None:
     press("Shift+Tab")
     press("Control+z")
     assert bars(open_page) == found
+    press("Space")
+    press("Tab")  # who leaves the paper lifts the pen
+    press("Shift+Tab")
+    press("ArrowRight")
+    longer = on_paper(open_page)
+    press("ArrowRight")
+    assert on_paper(open_page) == longer
+    press("Control+z")
+    assert bars(open_page) == found
     ways = []
     for _ in range(4):
         press("Tab")
@@ -347,7 +367,9 @@ def test_pictures_are_predicted_as_predict_does(opened: Open, tmp_path: Path, na
     values = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8).repeat(12, 0).repeat(12, 1)
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # turned
-    PIL.Image.fromarray(values).save(tmp_path / "clear.png")
+    linear = PIL.PngImagePlugin.PngInfo()
+    linear.add(b"gAMA", (100000).to_bytes(4, "big"))  # Pillow takes values as they are, whatever light they stand for
+    PIL.Image.fromarray(values).save(tmp_path / "clear.png", pnginfo=linear)
     PIL.Image.fromarray(values).save(tmp_path / "photo.jpg", exif=exif, quality=95)
     for name in ("clear.png", "photo.jpg"):
         path = tmp_path / name
@@ -425,6 +447,8 @@ def test_it_fits_any_window(opened: Open, width: int, scheme: str) -> None:
 
 def test_what_is_shown_is_what_decides(opened: Open) -> None:
     model = made_up(1, 28, 28)
+    with torch.no_grad():
+        model.linear.bias[4] += 6
     open_page = opened(model)
     pixels_of = """id => {
         const canvas = document.getElementById(id) ?? document.querySelectorAll("#tiles canvas")[Number(id)];
@@ -435,6 +459,7 @@ def test_what_is_shown_is_what_decides(opened: Open) -> None:
         return np.array(open_page.evaluate(pixels_of, name)).reshape(28, 28, 4)
 
     assert not shown("seen").any() and not shown("evidence").any()
+    assert open_page.locator(".winner").count() == 0
     draw(open_page, SEVEN)
     pixels = digit_to_pixels(upright(on_paper(open_page)))
     assert (shown("seen")[..., :3] == pixels[0].unsqueeze(2).numpy()).all()
@@ -448,6 +473,7 @@ def test_what_is_shown_is_what_decides(opened: Open) -> None:
     weight = model.on_pixels()[0].detach().numpy().reshape(10, 28, 28)
     best = bars(open_page)
     winner = max(best, key=lambda name: best[name])
+    assert winner == "4"
     assert open_page.locator("#tiles .winner").all_inner_texts() == [winner]
     for number in (0, 9):
         strong = np.abs(weight[number]) > 0.2 * np.abs(weight).max()
@@ -470,7 +496,14 @@ def test_everything_has_a_name_for_a_screen_reader(opened: Open) -> None:
         )
         assert unnamed == []
         spoken = open_page.locator("body").aria_snapshot()
-        for name in ('button "Choose a picture"', 'img "What the model sees"', "meter", 'region "Prediction"'):
+        for name in (
+            'button "Choose a picture"',
+            'img "What the model sees"',
+            'meter "',
+            'region "Prediction"',
+            'region "Why"',
+            'region "Weights"',
+        ):
             assert name in spoken, spoken
 
 
@@ -519,6 +552,7 @@ def test_the_file_needs_nothing_else_and_its_policy_is_strict() -> None:
         assert policy[rule] == f"'sha256-{base64.b64encode(hashed).decode()}'"
     tags = [tag for tag, _ in parts.elements]
     assert tags.index("meta") < tags.index("script") and not {"img", "iframe", "object", "form"} & set(tags)
+    assert ("link", {"rel": "icon", "href": "data:,"}) in parts.elements  # else a browser asks its host for one
     for tag, attrs in parts.elements:
         assert not {"src", "style", "srcset", "action", "onclick", "onload"} & set(attrs), tag
         assert attrs.get("href", "data:,") == "data:,"

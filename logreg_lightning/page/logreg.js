@@ -154,7 +154,7 @@ function fitted(image) {
   const width = ratio > wanted ? wanted * image.height : image.width;
   const height = ratio < wanted ? image.width / wanted : image.height;
   const [left, top] = [(image.width - width) / 2, (image.height - height) / 2];
-  const box = [left, top, left + width, top + height].map(Math.fround);
+  const box = [left, top, left + width, top + height];
   const result = new Uint8Array(SIZE);
   planesOf(image, CHANNELS).forEach((plane, channel) => {
     result.set(resized(plane, box, WIDTH, HEIGHT, BICUBIC).values, channel * AREA);

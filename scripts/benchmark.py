@@ -150,19 +150,21 @@ def bare(root: str, steps: int, device: str = "cpu") -> Figures:
     return {"fit": time.perf_counter() - begun}
 
 
-def results_of(*flags: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-    """What this project's command writes down with these flags, everything on."""
+def measured(command: list[str], written: str, *flags: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """What a command of this project writes down, everything on, with its time as `whole` and its memory as `bytes`."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*FIT, *flags], cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
-        results = Path(folder) / "lightning_logs" / "version_0" / "results.json"
-        found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-    return found
+        begun = time.perf_counter()
+        memory = peak_of(*command, *flags, folder=folder, env=env)
+        whole = time.perf_counter() - begun
+        results = json.loads((Path(folder) / "lightning_logs" / written).read_text(encoding="utf-8"))
+    return {**results, "whole": whole, "bytes": memory}
 
 
 def fit(*flags: str, env: dict[str, str] | None = None) -> Figures:
-    """This project's command with these flags, everything on."""
-    results = results_of(*flags, env=env)
-    return {"fit": results["fit_seconds"], "accuracy": results["test/accuracy"], "steps": results["steps"]}
+    """This project's command with these flags."""
+    found = measured(FIT, "version_0/results.json", *flags, env=env)
+    kept = {name: found[name] for name in ("steps", "whole", "bytes")}
+    return {"fit": found["fit_seconds"], "accuracy": found["test/accuracy"], **kept}
 
 
 def scikit_learn(root: str, solver: str, iterations: int) -> Figures:
@@ -184,7 +186,7 @@ def scikit_learn(root: str, solver: str, iterations: int) -> Figures:
 
 def fit_features(folder: str) -> Figures:
     """This project's default command on a folder of features."""
-    results = results_of(f"--data.dataset={folder}", CPU)
+    results = measured(FIT, "version_0/results.json", f"--data.dataset={folder}", CPU)
     seconds, images = results["fit_seconds"], results["steps"] * results["batch_size"]
     figures = {"loss": results["val/loss"], "accuracy": results["test/accuracy"], "epochs": results["epochs"]}
     return {"fit": seconds, "rate": images / seconds, **figures}
@@ -241,15 +243,10 @@ def sweep_flags(root: Path, count: int, quick: bool) -> list[str]:
 
 
 def swept(*flags: str) -> Figures:
-    """This project's sweep, everything on: its time, the whole command's, its memory, the best validation accuracy."""
-    with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
-        memory = peak_of(*SWEEP, *flags, folder=folder)
-        whole = time.perf_counter() - begun
-        file = Path(folder) / "lightning_logs" / "sweep_0" / "results.json"
-        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    accuracy = results["best"]["val/accuracy"]
-    return {"fit": results["fit_seconds"], "whole": whole, "bytes": memory, "accuracy": accuracy}
+    """This project's sweep, with the best validation accuracy."""
+    found = measured(SWEEP, "sweep_0/results.json", *flags)
+    kept = {name: found[name] for name in ("whole", "bytes")}
+    return {"fit": found["fit_seconds"], "accuracy": found["best"]["val/accuracy"], **kept}
 
 
 def grid_search(root: str, strengths: list[float], iterations: int) -> Figures:
@@ -541,17 +538,10 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def timed_fit(*flags: str) -> Figures:
-    """This project's command; `whole` is that of the command alone."""
-    begun = time.perf_counter()
-    found = fit(*flags)
-    return {**found, "whole": time.perf_counter() - begun}
-
-
-def peak_of(*command: str, folder: str | None = None) -> float:
+def peak_of(*command: str, folder: str | None = None, env: dict[str, str] | None = None) -> float:
     """Bytes of memory that a process has of its own at the most: not files mapped, not the page cache."""
     with tempfile.TemporaryDirectory() as other:
-        process = subprocess.Popen(command, cwd=folder or other, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=folder or other, env=env, stdout=subprocess.DEVNULL)
         peak = 0
         while process.poll() is None:
             try:
@@ -560,7 +550,8 @@ def peak_of(*command: str, folder: str | None = None) -> float:
                 break
             peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))])
             time.sleep(0.01)
-        process.wait()
+        if process.wait() != 0:
+            raise subprocess.CalledProcessError(process.returncode, command)
     return peak * 1024
 
 
@@ -726,7 +717,7 @@ def recipe(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         "(a) the tutorial's loop": lambda: in_a_process(plain, str(root), steps),
         "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps),
         "(c) bare loop": lambda: in_a_process(bare, str(root), steps),
-        "(d) this project": lambda: timed_fit(*ours),
+        "(d) this project": lambda: fit(*ours),
     }
     found = in_turns(runs, repeats)
     lines = ["### The tutorial's recipe: 3000 steps of batch 100, a test pass every 500", "", TABLE]
@@ -821,13 +812,13 @@ def size(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     for count in counts:
         figures = found[str(count)]
         costs[count] = median(figures, "fit") / (median(figures, "steps") * 200) * 1e6
-        memory = peak_of(*FIT, *flags(count, steps)) - base
         for one in figures:
-            one["bytes"] = memory
+            one["bytes"] -= base
+        memory = median(figures, "bytes")
         lines.append(f"| {count:,} | {1e6 / costs[count]:,.0f} | {costs[count]:.3g} | {memory / 1e9:.2f} GB |")
     growth = costs[counts[-1]] / costs[counts[0]]
     lines += ["", RATIOS, ratio("cost of an image, largest / smallest", growth, "at most 1.3, aim 1.0")]
-    memory = found[str(counts[-1])][0]["bytes"] / 1e9
+    memory = median(found[str(counts[-1])], "bytes") / 1e9
     return "\n".join([*lines, ratio("memory at the largest, GB", memory, "at most 1, aim 0.3")]), found
 
 
@@ -855,6 +846,7 @@ def threads(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         f"{name}, {state}": functools.partial(run, processes, number)
         for state, processes in beside.items()
         for name, number in settings.items()
+        if not (quick and processes and number)  # the busy processes are in the way of everything else
     }
     fits = in_turns(runs, min(repeats, 3))  # a busy machine takes minutes
     counts = thread_counts()
@@ -957,7 +949,7 @@ def backbones(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     counts = [8] if quick else list(FACTORS)
     one = ["--data.dataset=mnist", CPU, f"--data.root={root}", *(["--max_steps=20"] if quick else [])]
-    runs: dict[str, Callable[[], Figures]] = {"fit.py": lambda: timed_fit(*one)}
+    runs: dict[str, Callable[[], Figures]] = {"fit.py": lambda: fit(*one)}
     runs |= {str(count): functools.partial(swept, *sweep_flags(root, count, quick)) for count in counts}
     found = in_turns(runs, repeats)
     alone, alone_whole = median(found["fit.py"], "fit"), median(found["fit.py"], "whole")
@@ -967,7 +959,7 @@ def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         "| of one alone | memory | best `val/accuracy` |"
     )
     lines.append("|---" * 8 + "|")
-    memory = peak_of(*FIT, *one) / 1e9
+    memory = median(found["fit.py"], "bytes") / 1e9
     lines.append(f"| `fit.py` | {digits(alone)} s | | 1 | {digits(alone_whole)} s | 1 | {memory:.2f} GB | |")
     for count in counts:
         figures = found[str(count)]
@@ -1002,7 +994,7 @@ def gpu(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     runs: dict[str, Callable[[], Figures]] = {
         "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps, "gpu"),
         "(c) bare loop, images on the GPU": lambda: in_a_process(bare, str(root), steps, "cuda"),
-        "(d) this project": lambda: timed_fit(*ours),
+        "(d) this project": lambda: fit(*ours),
     }
     found = in_turns(runs, repeats)
     size = (16, 10, 2) if quick else (1024, 2000, 40)

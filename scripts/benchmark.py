@@ -36,6 +36,7 @@ FIT = [sys.executable, str(ROOT / "scripts" / "fit.py")]
 SWEEP = [sys.executable, str(ROOT / "scripts" / "sweep.py")]
 ARTICLE = ["--config", str(ROOT / "configs" / "article.yaml")]
 CPU = "--accelerator=cpu"
+NO_PICTURES = "--pictures=false"
 NO_GPU = "torch finds no CUDA device here, so there is nothing to measure."
 
 Figures = dict[str, float]
@@ -239,7 +240,7 @@ FACTORS = {
 def sweep_flags(root: Path, count: int, quick: bool) -> list[str]:
     lrs, decays = (",".join(factors) for factors in FACTORS[count])
     flags = ["--data.dataset=mnist", f"--data.root={root}", CPU, f"--model.lr={lrs}", f"--model.weight_decay={decays}"]
-    return [*flags, *(["--max_steps=20", "--val_check_interval=20"] if quick else [])]
+    return [*flags, *(["--max_steps=20", "--val_check_interval=20", NO_PICTURES] if quick else [])]
 
 
 def swept(*flags: str) -> Figures:
@@ -712,7 +713,12 @@ RATIOS = "| ratio | measured | asked for |\n|---|---|---|"
 
 def recipe(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     steps = 20 if quick else 3000
-    ours = [*ARTICLE, CPU, f"--data.root={root}", *(["--max_steps=20", "--val_check_interval=10"] if quick else [])]
+    ours = [
+        *ARTICLE,
+        CPU,
+        f"--data.root={root}",
+        *(["--max_steps=20", "--val_check_interval=10", NO_PICTURES] if quick else []),
+    ]
     runs: dict[str, Callable[[], Figures]] = {
         "(a) the tutorial's loop": lambda: in_a_process(plain, str(root), steps),
         "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps),
@@ -798,7 +804,7 @@ def size(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
             CPU,
             f"--data.root={root}",
             "--data.val_size=0",
-            "--pictures=false",
+            NO_PICTURES,
             *limits,
         ]
 
@@ -833,7 +839,7 @@ def evaluate(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 
 def threads(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     steps = in_turns({"a step": lambda: in_a_process(steps_by_threads, 100 if quick else 100_000)}, repeats)
-    flags = ["--data.dataset=mnist", CPU, f"--data.root={root}", "--pictures=false"]
+    flags = ["--data.dataset=mnist", CPU, f"--data.root={root}", NO_PICTURES]
     flags += ["--max_steps=20"] if quick else []
     beside = {"idle": 0, "beside two busy processes": 2}
     settings = {"`OMP_NUM_THREADS=1`": 1, f"`OMP_NUM_THREADS={cores()}`": cores(), "nothing set": None}
@@ -948,7 +954,7 @@ def backbones(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
 
 def sweep(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     counts = [8] if quick else list(FACTORS)
-    one = ["--data.dataset=mnist", CPU, f"--data.root={root}", *(["--max_steps=20"] if quick else [])]
+    one = ["--data.dataset=mnist", CPU, f"--data.root={root}", *(["--max_steps=20", NO_PICTURES] if quick else [])]
     runs: dict[str, Callable[[], Figures]] = {"fit.py": lambda: fit(*one)}
     runs |= {str(count): functools.partial(swept, *sweep_flags(root, count, quick)) for count in counts}
     found = in_turns(runs, repeats)

@@ -70,6 +70,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each worker of pytest-xdist computes with its share of the cores: more threads than cores wait for each other."""
+    if (workers := getattr(config, "workerinput", {}).get("workercount")) is not None:
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What a worker of pytest-xdist prints is not seen; this is."""
     terminalreporter.write_line(f"test_kills.py: --kill-seed {config.getoption('--kill-seed')}")

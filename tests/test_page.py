@@ -102,27 +102,34 @@ def made_up(*shape: int, names: list[str] | None = None, mean: float = 0.1, **se
     return model.eval()
 
 
+def in_page(opened: Page, function: str, arrays: list[np.ndarray[Any, Any]]) -> list[bytes]:
+    """What a function of the page, of height, width and bytes, makes of uint8 arrays; sent as text: lists are slow."""
+    texts = opened.evaluate(
+        f"""arrays => arrays.map(([height, width, text]) => {{
+            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            const made = ({function})(height, width, bytes);
+            return btoa(Array.from(new Uint8Array(made.buffer), (byte) => String.fromCharCode(byte)).join(""));
+        }})""",
+        [[*array.shape[:2], base64.b64encode(array.tobytes()).decode()] for array in arrays],
+    )
+    return [base64.b64decode(text) for text in texts]
+
+
 def prepared(opened: Page, pictures: list[np.ndarray[Any, Any]]) -> list[torch.Tensor]:
     """What `logreg.prepare` makes of pictures, uint8 (H, W, 4), or (H, W) of greys: uint8 values."""
-    done = opened.evaluate(
-        """pictures => pictures.map(([width, height, text]) => {
-            const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-            const image = new ImageData(width, height);
-            if (bytes.length === image.data.length) image.data.set(bytes);
-            else bytes.forEach((grey, i) => image.data.set([grey, grey, grey, 255], 4 * i));
-            return Array.from(logreg.prepare(image));
-        })""",
-        [[p.shape[1], p.shape[0], base64.b64encode(p.tobytes()).decode()] for p in pictures],
-    )
-    return [torch.tensor(values, dtype=torch.uint8) for values in done]
+    prepare = """(height, width, bytes) => {
+        const image = new ImageData(width, height);
+        if (bytes.length === image.data.length) image.data.set(bytes);
+        else for (let i = 0; i < image.data.length; i++) image.data[i] = i % 4 === 3 ? 255 : bytes[i >> 2];
+        return logreg.prepare(image);
+    }"""
+    return [torch.tensor(list(values), dtype=torch.uint8) for values in in_page(opened, prepare, pictures)]
 
 
 def asked_for(opened: Page, what: str, images: torch.Tensor) -> np.ndarray[Any, Any]:
-    """What `logreg.predict` or `logreg.evidence` says of uint8 images (N, C, H, W), as float64 (N, ...)."""
-    rows = images.flatten(1).tolist()
-    return np.array(
-        opened.evaluate(f"rows => rows.map((row) => Array.from(logreg.{what}(Uint8Array.from(row))))", rows)
-    )
+    """What `logreg.predict` or `logreg.evidence` says of uint8 images (N, C, H, W), as float32 (N, ...)."""
+    made = in_page(opened, f"(height, width, bytes) => logreg.{what}(bytes)", list(images.flatten(2).numpy()))
+    return np.stack([np.frombuffer(values, np.float32) for values in made])
 
 
 def path_of(opened: Page, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -271,7 +278,25 @@ def test_strokes_are_predicted_undone_and_cleared(opened: Open) -> None:
     open_page.get_by_role("button", name="Undo").click()
     assert bars(open_page) == {}
     assert open_page.locator("button:disabled").all_inner_texts() == ["Clear", "Undo"]
+    at = path_of(open_page, ONE)
+    open_page.mouse.move(*at[0])
+    open_page.mouse.down()
+    open_page.keyboard.press("Control+z")  # in the middle of a stroke
+    open_page.mouse.move(*at[1])
+    open_page.mouse.up()
+    assert bars(open_page) == {}
     draw(open_page, [(0.5, 0.5)])  # a dot
+    assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
+
+
+def test_a_script_draws_too(opened: Open) -> None:
+    model = made_up(1, 28, 28)
+    open_page = opened(model)
+    send = """([kind, clientX, clientY]) => document.getElementById("paper").dispatchEvent(
+        new PointerEvent(kind, { clientX, clientY, pointerId: 7, isPrimary: true, bubbles: true }))"""
+    first, last = path_of(open_page, ONE)
+    for kind, point in (("pointerdown", first), ("pointermove", last), ("pointerup", last)):
+        open_page.evaluate(send, [kind, *point])
     assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import not_on_windows, outcome, small_mnist
+from conftest import fit, not_on_windows, outcome, small_mnist
 
 from logreg_lightning.runtime.checkpoints import read
 
@@ -42,7 +42,7 @@ def ten_thousand_test_images(workdir: Path) -> None:
 
 @pytest.mark.usefixtures("ten_thousand_test_images")
 def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
-    one = run(*FLAGS)
+    one = fit(*FLAGS)
     two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2", PL_GLOBAL_SEED="5")
     assert outcome(two) == outcome(again)
     torch.testing.assert_close(weights(two), weights(one), atol=1e-6, rtol=0)
@@ -59,9 +59,10 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
         assert by_three[name] == results[0][name], name
 
     # One continues what two began, and the other way round.
-    long = run(*FLAGS, "--max_epochs=4")
-    for short, devices in ((one, 2), (two, 1)):
-        run("--resume", str(short), "--max_epochs=4", f"--devices={devices}")
+    long = fit(*FLAGS, "--max_epochs=4")
+    run("--resume", str(one), "--max_epochs=4", "--devices=2")
+    fit("--resume", str(two), "--max_epochs=4", "--devices=1")
+    for short in (one, two):
         torch.testing.assert_close(weights(short), weights(long), atol=1e-6, rtol=0)
 
 

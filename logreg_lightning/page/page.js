@@ -223,12 +223,12 @@ function followPointer() {
   paper.addEventListener("pointerdown", (event) => {
     if (pointer !== null || event.button !== 0) return;
     pointer = event.pointerId;
-    paper.setPointerCapture(pointer);
+    if (event.isTrusted) paper.setPointerCapture(pointer); // one that a script made up cannot be captured
     penDown(false);
     begin(pointOf(event));
   });
   paper.addEventListener("pointermove", (event) => {
-    if (event.pointerId !== pointer) return;
+    if (event.pointerId !== pointer || stroke === null) return; // it may have been undone meanwhile
     const passed = event.getCoalescedEvents?.() ?? [];
     stroke.push(...(passed.length ? passed : [event]).map(pointOf));
     update(false);
@@ -269,8 +269,9 @@ function followKeys() {
         stroke.push([...pen]);
         update(false);
       }
-    } else if (event.key === " ") penDown(stroke === null);
-    else return;
+    } else if (event.key === " ") {
+      if (!event.repeat) penDown(stroke === null);
+    } else return;
     event.preventDefault();
   });
   paper.addEventListener("blur", () => penDown(false));

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +36,20 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return benchmark
 
 
+@pytest.fixture
+def here(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has what is measured in a fresh process run in this one, which has imported everything."""
+
+    def in_this_process(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return {**function(*json.loads(json.dumps(arguments))), "whole": 1.0}
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(benchmark, "in_a_process", in_this_process)
+    yield
+    torch.set_num_threads(threads)
+
+
 def run(*flags: str) -> str:
     """What the script prints, in a process of its own."""
     done = subprocess.run([sys.executable, BENCHMARK, *flags], capture_output=True, text=True, check=False)
@@ -39,6 +57,12 @@ def run(*flags: str) -> str:
     return done.stdout
 
 
+def test_what_it_measures_has_a_process_of_its_own(workdir: Path) -> None:
+    found = json.loads(run("--quick=true", "--json_=true", "--only=evaluate"))
+    assert found["evaluate"]["this project"][0]["whole"] > 1 and "torch" in found["machine"]
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("part", "names"),
     [
@@ -62,6 +86,7 @@ def test_quick_benchmark_measures_everyone(
         assert len(figures) == 1 and all(value >= 0 for value in figures[0].values())
 
 
+@pytest.mark.usefixtures("here")
 def test_quick_benchmark_tries_every_number_of_threads(
     workdir: Path, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

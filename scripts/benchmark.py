@@ -753,7 +753,7 @@ def to_92(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
         return lambda iterations: in_a_process(scikit_learn, str(root), solver, iterations)
 
     def ours(epochs: int) -> Figures:
-        return fit("--data.dataset=mnist", CPU, f"--data.root={root}", f"--max_epochs={epochs}", "--pictures=false")
+        return fit("--data.dataset=mnist", CPU, f"--data.root={root}", f"--max_epochs={epochs}", NO_PICTURES)
 
     contestants = {"lbfgs": solve("lbfgs"), "saga": solve("saga"), "this project, default recipe": ours}
     settings = {name: enough(run) for name, run in contestants.items()}
@@ -996,7 +996,7 @@ def gpu(root: Path, repeats: int, quick: bool) -> tuple[str, Any]:
     steps = 20 if quick else 3000
     ours = [*ARTICLE, "--accelerator=gpu", "--devices=1", f"--data.root={root}"]
     ours += ["--max_steps=20", "--val_check_interval=10"] if quick else []
-    fit("--data.dataset=mnist", CPU, f"--data.root={root}", "--max_steps=1", "--pictures=false")  # unpacks MNIST
+    fit("--data.dataset=mnist", CPU, f"--data.root={root}", "--max_steps=1", NO_PICTURES)  # unpacks MNIST
     runs: dict[str, Callable[[], Figures]] = {
         "(b) stock Lightning": lambda: in_a_process(stock, str(root), steps, "gpu"),
         "(c) bare loop, images on the GPU": lambda: in_a_process(bare, str(root), steps, "cuda"),

@@ -89,7 +89,7 @@ function element(kind, parent, className = "") {
   return made;
 }
 
-// A row of the bars and a weight image for each class that is shown.
+// A row of the bars and a weight image for each class that is shown; `k` says which.
 const rows = Array.from({ length: MODEL.classes.length > MOST_CLASSES ? 10 : MODEL.classes.length }, () => {
   const row = element("div", byId("bars"), "row");
   const name = element("span", row, "name");
@@ -102,7 +102,7 @@ const rows = Array.from({ length: MODEL.classes.length > MOST_CLASSES ? 10 : MOD
   const tile = element("figure", byId("tiles"));
   const weights = element("canvas", tile);
   weights.setAttribute("role", "img");
-  return { row, name, meter, bar, share, tile, weights, caption: element("figcaption", tile) };
+  return { k: null, row, name, meter, bar, share, tile, weights, caption: element("figcaption", tile) };
 });
 
 const style = getComputedStyle(document.documentElement);
@@ -132,24 +132,31 @@ function weightsOf(k) {
   });
 }
 
+// What of a row does not change while one draws.
+function assign(one, k) {
+  one.k = k;
+  one.name.textContent = one.caption.textContent = MODEL.classes[k];
+  one.meter.setAttribute("aria-label", MODEL.classes[k]);
+  paintSigned(one.weights, weightsOf(k), MODEL.limit);
+}
+
 function show(pixels) {
   const probabilities = pixels && logreg.predict(pixels);
   const ranking = pixels ? logitsOf(pixels).ranking : [...MODEL.classes.keys()];
   const shown = rows.length < MODEL.classes.length ? ranking.slice(0, rows.length) : [...MODEL.classes.keys()];
-  rows.forEach(({ row, name, meter, bar, share, tile, weights, caption }, i) => {
+  rows.forEach((one, i) => {
     const k = shown[i];
+    if (one.k !== k) assign(one, k);
+    const { row, meter, bar, share, tile, weights } = one;
     const wins = pixels !== null && k === ranking[0];
     const probability = pixels ? probabilities[k] : 0;
     row.classList.toggle("winner", wins);
     tile.classList.toggle("winner", wins);
-    name.textContent = caption.textContent = MODEL.classes[k];
     bar.style.width = `${100 * probability}%`;
     share.textContent = pixels ? percent(probability) : "";
-    meter.setAttribute("aria-label", MODEL.classes[k]);
     meter.setAttribute("aria-valuenow", String(probability));
     meter.setAttribute("aria-valuetext", pixels ? percent(probability) : "no prediction");
     weights.setAttribute("aria-label", `Weights of ${MODEL.classes[k]}${wins ? ", the predicted class" : ""}`);
-    paintSigned(weights, weightsOf(k), MODEL.limit);
   });
   explain(pixels, ranking, probabilities);
 }

@@ -436,6 +436,8 @@ def test_a_run_on_an_umlaut_resumes_where_the_locale_is_not_utf_8(
     again = json.loads(Path("lightning_logs/version_1/results.json").read_text(encoding="utf-8"))
     assert (again["dataset"], again["test/loss"]) == (once["dataset"], once["test/loss"])
 
+    run_script("fit", "--resume", str(run), "--max_epochs", "2", **cp1252_locale)
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] == 2
     run_script("fit", "--resume", "last", "--max_epochs", "2", **cp1252_locale)
     longer = json.loads(Path("lightning_logs/version_1/results.json").read_text(encoding="utf-8"))
     assert (longer["dataset"], longer["epochs"]) == ("größe", 2)

@@ -12,13 +12,12 @@ import pytest
 from logreg_lightning.runtime import files
 from logreg_lightning.runtime.files import LOCK, atomic_write, locked, replace
 
+# Of the package a child needs one file, which needs nothing of the rest.
 WRITE = """
-import sys
+import runpy, sys
 from pathlib import Path
-from logreg_lightning.runtime import files
-from logreg_lightning.runtime.files import atomic_write
 try:
-    atomic_write(Path(sys.argv[1]), b"x" * 100_000)
+    runpy.run_path(sys.argv[1])["atomic_write"](Path(sys.argv[2]), b"x" * 100_000)
 except OSError as error:
     print(error.filename, error.strerror)
 """
@@ -29,7 +28,7 @@ def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path: Path) -> Non
     target = tmp_path / "file"
     atomic_write(target, b"old")
     limited = subprocess.run(
-        ["sh", "-c", 'ulimit -f 50; exec "$@"', "sh", sys.executable, "-c", WRITE, str(target)],
+        ["sh", "-c", 'ulimit -f 50; exec "$@"', "sh", sys.executable, "-c", WRITE, files.__file__, str(target)],
         capture_output=True,
         text=True,
         check=True,
@@ -80,11 +79,9 @@ def test_what_another_program_holds_is_replaced_a_moment_later(tmp_path: Path, m
 
 
 LOCKS = """
-import sys
+import runpy, sys
 from pathlib import Path
-from logreg_lightning.runtime import files
-from logreg_lightning.runtime.files import locked
-with locked(Path(sys.argv[1]), wait=False):
+with runpy.run_path(sys.argv[1])["locked"](Path(sys.argv[2]), wait=False):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -92,7 +89,10 @@ with locked(Path(sys.argv[1]), wait=False):
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", LOCKS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LOCKS, files.__file__, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
     with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):

@@ -67,10 +67,8 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
 
 
 def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> None:
-    one, two = (
-        run("--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false", f"--devices={n}")
-        for n in (1, 2)
-    )
+    flags = ["--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false"]
+    one, two = fit(*flags), run(*flags, "--devices=2")
     found = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]
     assert found[0]["test/accuracy"] == found[1]["test/accuracy"]
     assert found[0]["test/loss"] == pytest.approx(found[1]["test/loss"], rel=1e-5)

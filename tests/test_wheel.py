@@ -52,16 +52,17 @@ def test_its_commands_do_what_the_scripts_do(workdir: Path, environment: Path, p
     printed = shell(environment, f"{program} fit {flags}")
     longer = re.search(r"Train longer with: +(.*)$", printed, re.M)
     assert longer is not None and longer[1].startswith(f"{program} fit --resume"), printed
-    if program == "logreg-lightning":
-        shell(environment, longer[1])
+    shell(environment, longer[1])
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
     results = json.loads(Path("lightning_logs/version_0/results.json").read_text(encoding="utf-8"))
-    assert (results["epochs"], results["devices"]) == (2 if program == "logreg-lightning" else 1, 2)
+    assert (results["epochs"], results["devices"]) == (2, 2)
     assert results["versions"]["git_commit"] is None  # it ran from the wheel, not from this checkout
     if program == "logreg-lightning":
         assert json.loads(shell(environment, f"{program} evaluate last --json"))["accuracy"] == results["test/accuracy"]
         picture = ROOT / "docs" / "pictures" / "my.png"
         assert shell(environment, f'{program} predict last "{picture}" --digit --format csv').startswith("path,class")
+        shell(environment, f"{program} export last model.onnx")
+        assert Path("model.onnx").is_file()
         shell(environment, f"{program} export last page.html")
         assert "logreg.predict" in Path("page.html").read_text(encoding="utf-8")
 
@@ -69,6 +70,7 @@ def test_its_commands_do_what_the_scripts_do(workdir: Path, environment: Path, p
 def test_it_says_which_commands_there_are(environment: Path) -> None:
     printed = shell(environment, "logreg-lightning --help")
     assert all(f"\n  {name} " in printed for name in ("fit", "sweep", "evaluate", "predict", "export"))
+    assert "usage: logreg-lightning fit" in shell(environment, "logreg-lightning fit --help")
     wrong = subprocess.run([environment / "logreg-lightning", "fti"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2 and wrong.stderr == (
         "logreg-lightning: error: no command fti; use one of fit, sweep, evaluate, predict, export\n"

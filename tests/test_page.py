@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SEVEN = [(0.28, 0.25), (0.45, 0.22), (0.7, 0.24), (0.6, 0.45), (0.5, 0.65), (0.42, 0.85)]
 ONE = [(0.5, 0.2), (0.5, 0.8)]
+PHOTO = Path(__file__).parents[1] / "docs" / "pictures" / "my.png"
 LAID_OUT = "document.documentElement.scrollWidth <= innerWidth"
 
 
@@ -413,14 +414,13 @@ def test_pictures_are_predicted_as_predict_does(opened: Open, tmp_path: Path, na
 def test_a_photo_of_a_digit_is_taken_for_a_drawing(opened: Open, tmp_path: Path) -> None:
     model = made_up(1, 28, 28)
     open_page = opened(model)
-    photo = Path(__file__).parents[1] / "docs" / "pictures" / "my.png"
-    open_page.set_input_files("#file", photo)
+    open_page.set_input_files("#file", PHOTO)
     open_page.locator("#paper.picture").wait_for()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(photo)), abs=1e-5)
+    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=1e-5)
     draw(open_page, ONE)  # on new paper
     assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=1e-5)
     open_page.get_by_role("button", name="Undo").click()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(photo)), abs=1e-5)
+    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=1e-5)
     PIL.Image.new("L", (50, 50), 200).save(tmp_path / "blank.png")
     open_page.set_input_files("#file", tmp_path / "blank.png")
     open_page.get_by_text("This picture shows no digit").wait_for()
@@ -433,7 +433,6 @@ def test_a_photo_of_a_digit_is_taken_for_a_drawing(opened: Open, tmp_path: Path)
 def test_a_picture_is_dropped(opened: Open, tmp_path: Path) -> None:
     model = made_up(1, 28, 28)
     open_page = opened(model)
-    photo = Path(__file__).parents[1] / "docs" / "pictures" / "my.png"
     open_page.evaluate(
         """text => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -444,10 +443,10 @@ def test_a_picture_is_dropped(opened: Open, tmp_path: Path) -> None:
                     new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
             }
         }""",
-        base64.b64encode(photo.read_bytes()).decode(),
+        base64.b64encode(PHOTO.read_bytes()).decode(),
     )
     open_page.locator("#paper.picture").wait_for()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(photo)), abs=1e-5)
+    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=1e-5)
     assert open_page.evaluate("document.body.className") == ""
 
 

@@ -39,16 +39,12 @@ def page(model: LogisticRegression) -> str:
         "limit": weight_images(model)[1],
         "weight": base64.b64encode(weight.astype("<f4").tobytes()).decode(),
     }
-    files = resources.files(__name__)
-    style, script = (
-        "".join(files.joinpath(name).read_text(encoding="utf-8") for name in names)
-        for names in (["page.css"], ["logreg.js", "page.js"])
-    )
+    style, script = _text("page.css"), _text("logreg.js") + _text("page.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return Template(files.joinpath("page.html").read_text(encoding="utf-8")).substitute(
+    return Template(_text("page.html")).substitute(
         policy=policy,
         title="Draw a digit" if draws else "Classify a picture",
         size=f"{height} x {width}" + (" in colour" if channels == 3 else ""),
@@ -56,6 +52,11 @@ def page(model: LogisticRegression) -> str:
         script=script,
         model=json.dumps(about, allow_nan=False).replace("<", "\\u003c"),  # no name ends the element it stands in
     )
+
+
+def _text(name: str) -> str:
+    """What the file of that name beside this one says."""
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

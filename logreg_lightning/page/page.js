@@ -182,9 +182,9 @@ function explain(pixels, [winner, second], probabilities) {
   const evidence = logreg.evidence(pixels);
   const limit = evidence.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   paintSigned(byId("evidence"), evidence, limit);
-  const contest = `${MODEL.classes[winner]} against ${MODEL.classes[second]}`;
-  byId("contest").textContent = `Evidence for ${contest}`;
-  byId("evidence").setAttribute("aria-label", `Evidence for ${contest}`);
+  const contest = `Evidence for ${MODEL.classes[winner]} against ${MODEL.classes[second]}`;
+  byId("contest").textContent = contest;
+  byId("evidence").setAttribute("aria-label", contest);
   byId("evidence-low").textContent = signed(-limit);
   byId("evidence-high").textContent = signed(limit);
   const total = evidence.reduce((sum, value) => sum + value, 0);

@@ -11,13 +11,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning import auto, datasets
-from logreg_lightning.datasets import Dataset, Images
+from logreg_lightning.data import dataset, named
+from logreg_lightning.data.dataset import Dataset, Images
+from logreg_lightning.data.loader import EvalLoader, TrainLoader
+from logreg_lightning.data.sources import Source
 from logreg_lightning.errors import InputError
-from logreg_lightning.features import extraction_devices
-from logreg_lightning.runtime.loader import EvalLoader, TrainLoader
+from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.runtime.plan import Plan
-from logreg_lightning.sources import Source
+from logreg_lightning.training import initialize
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -98,7 +99,7 @@ class ImageDataModule(L.LightningDataModule):
         """Fetches the files, once a node. Which data set `auto` became is in `dataset` afterwards."""
         if self.dataset == "auto":
             try:
-                datasets.prepare("mnist", self.root)
+                named.prepare("mnist", self.root)
                 self.dataset = "mnist"
             except InputError as error:
                 rank_zero_only(print)(
@@ -124,15 +125,15 @@ class ImageDataModule(L.LightningDataModule):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
             if self.source.is_stratified and self.val_size:
                 share = self.val_size if self.val_size < 1 else num_val / len(indices)
-                is_val = datasets.stratified(data.train.labels[indices], share, self.val_seed)
+                is_val = dataset.stratified(data.train.labels[indices], share, self.val_seed)
                 self._split = "stratified"
             else:
                 order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.val_seed))
                 is_val[order[:num_val]] = True
         self.val_indices, self.train_indices = indices[is_val], indices[~is_val]
         if self.batch_size == "auto":
-            self.batch_size = auto.batch_size(len(self.train_indices))
-        auto.settle(self, batch_size=self.batch_size)
+            self.batch_size = initialize.batch_size(len(self.train_indices))
+        initialize.settle(self, batch_size=self.batch_size)
         self._loaded = data
 
     @property

@@ -12,13 +12,9 @@ import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from logreg_lightning import auto, cli
-from logreg_lightning.advice import advice
-from logreg_lightning.auto import Adaptation
-from logreg_lightning.classifier import Calibration
+from logreg_lightning import cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
-from logreg_lightning.hyperparameters import check
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
@@ -27,7 +23,8 @@ from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import use_threads
-from logreg_lightning.training import (
+from logreg_lightning.training import initialize
+from logreg_lightning.training.experiment import (
     FROM_THE_DATA,
     as_started,
     check_given,
@@ -41,6 +38,10 @@ from logreg_lightning.training import (
     trainer_of,
     what_was_trained,
 )
+from logreg_lightning.training.hyperparameters import check
+from logreg_lightning.training.initialize import Adaptation
+from logreg_lightning.use.advice import advice
+from logreg_lightning.use.classifier import Calibration
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def fit(
         data.setup()
         config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
         if config["max_epochs"] == "auto":
-            trainer.fit_loop.max_epochs = auto.epochs(data.steps_per_epoch, max_steps)
+            trainer.fit_loop.max_epochs = initialize.epochs(data.steps_per_epoch, max_steps)
             if max_steps == -1:  # else it stays auto: a resumed run may be given more steps
                 config["max_epochs"] = trainer.max_epochs
         if folder is not None and checkpoint is not None and state is not None:
@@ -151,7 +152,7 @@ def fit(
         stack.enter_context(seeded(seed))
         net = model_for(data, config["model"])
         if state is None:
-            auto.adapt(net, data.training_images(), data.batch_size)
+            initialize.adapt(net, data.training_images(), data.batch_size)
             config["model"] |= {"lr": net.lr, "weight_decay": net.weight_decay}
         else:
             _say_new_schedule(net, data, state)
@@ -175,7 +176,7 @@ def fit(
         trainer.fit(net, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.test(net, datamodule=data, verbose=False)
         if pictures and processes.rank() == 0:
-            from logreg_lightning import figures
+            from logreg_lightning.use import figures
 
             figures.draw(trainer.logger.experiment, net, data, trainer.global_step)
         trainer.logger.experiment.flush()
@@ -196,7 +197,7 @@ def _callbacks(
     nothing of a later one; and a run stops only where it was just saved."""
     drawn: list[L.Callback] = []
     if pictures:
-        from logreg_lightning.figures import WeightFigures
+        from logreg_lightning.use.figures import WeightFigures
 
         drawn = [WeightFigures(saver)]
     shown = progress(val_check_interval)

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from logreg_lightning import hyperparameters
-from logreg_lightning.auto import Adaptation
-from logreg_lightning.backbones import matching
-from logreg_lightning.classifier import Calibration, ImageClassifier
+from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import InputError
+from logreg_lightning.features.backbones import matching
 from logreg_lightning.runtime.curves import TrainingCurve
-from logreg_lightning.runtime.loader import Steps
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.steps import count_steps, step_runner
-from logreg_lightning.standardize import Standardizer, to_floats
+from logreg_lightning.training import hyperparameters
+from logreg_lightning.training.initialize import Adaptation
+from logreg_lightning.training.standardize import Standardizer, to_floats
+from logreg_lightning.use.classifier import Calibration, ImageClassifier
 
 
 class LogisticRegression(ImageClassifier):

@@ -19,12 +19,10 @@ import lightning as L
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from logreg_lightning import auto, cli
+from logreg_lightning import cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import Run, fit
-from logreg_lightning.heads import Heads, HeadsCurve, HeadsSaver, ranking, run_checkpoint, winner
-from logreg_lightning.hyperparameters import check
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
@@ -32,7 +30,8 @@ from logreg_lightning.runtime.processes import say
 from logreg_lightning.runtime.progress import progress, quiet
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import use_threads
-from logreg_lightning.training import (
+from logreg_lightning.training import initialize
+from logreg_lightning.training.experiment import (
     FROM_THE_DATA,
     as_started,
     check_given,
@@ -46,6 +45,8 @@ from logreg_lightning.training import (
     trainer_of,
     what_was_trained,
 )
+from logreg_lightning.training.heads import Heads, HeadsCurve, HeadsSaver, ranking, run_checkpoint, winner
+from logreg_lightning.training.hyperparameters import check
 
 SWEPT = ("lr", "momentum", "weight_decay", "schedule", "seed")
 """Settings that may have several values; `seed` is the training's, the others are the model's."""
@@ -171,7 +172,7 @@ def sweep(
             )
         config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
         if config["max_epochs"] == "auto":
-            config["max_epochs"] = auto.epochs(data.steps_per_epoch, max_steps)
+            config["max_epochs"] = initialize.epochs(data.steps_per_epoch, max_steps)
         groups = _groups(settings, data.data.num_features * len(data.data.classes))
         if folder is not None and runs.has_results(folder) and (finished := _finished(folder)):
             say(f"{folder} is finished: {len(settings)} settings")
@@ -191,7 +192,7 @@ def sweep(
             runs.write_config(folder, config)
 
         # 4. Training, group after group.
-        adapter: list[auto.Adapter] = []
+        adapter: list[initialize.Adapter] = []
         states = []
         for number, group in enumerate(groups):
             with seeded(settings[group[0]]["seed"]):
@@ -339,8 +340,8 @@ def _drawn(swept: dict[str, tuple[Any, ...] | str], count: int) -> list[dict[str
         if name == "seed":
             return chance.randint(int(low), int(high))
         if name == "momentum" or low == 0:
-            return auto.rounded(chance.uniform(low, high))
-        return auto.rounded(math.exp(chance.uniform(math.log(low), math.log(high))))
+            return initialize.rounded(chance.uniform(low, high))
+        return initialize.rounded(math.exp(chance.uniform(math.log(low), math.log(high))))
 
     return [{name: draw(name, values) for name, values in swept.items()} for _ in range(count)]
 
@@ -376,7 +377,7 @@ def _train(
     data: ImageDataModule,
     config: dict[str, Any],
     settings: list[dict[str, Any]],
-    adapter: list[auto.Adapter],
+    adapter: list[initialize.Adapter],
 ) -> tuple[Path, dict[str, Any]]:
     """Trains the group of that number, or what is left of it; returns the sweep's folder and the group's last
     checkpoint."""
@@ -417,7 +418,7 @@ def _train(
 
 
 def _models(
-    data: ImageDataModule, config: dict[str, Any], settings: list[dict[str, Any]], adapter: list[auto.Adapter]
+    data: ImageDataModule, config: dict[str, Any], settings: list[dict[str, Any]], adapter: list[initialize.Adapter]
 ) -> list[LogisticRegression]:
     """A model for each setting, with numbers for what was auto; the images are looked at once for all of them."""
     models = []
@@ -427,12 +428,12 @@ def _models(
         with seeded(setting["seed"]):  # each has the first weights that it would have alone
             model = model_for(data, {**config["model"], **own, **dict.fromkeys(factors, "auto")})
         if model.needs_data:
-            adapter[:] = adapter or [auto.Adapter(model, data.training_images(), data.batch_size)]
+            adapter[:] = adapter or [initialize.Adapter(model, data.training_images(), data.batch_size)]
             adapter[0].adapt(model)
         for name, factor in factors.items():
-            value = auto.rounded(factor * getattr(model, name))
+            value = initialize.rounded(factor * getattr(model, name))
             setattr(model, name, value)
-            auto.settle(model, **{name: value})
+            initialize.settle(model, **{name: value})
         models.append(model)
     return models
 
@@ -478,7 +479,7 @@ def _draw(
     """TensorBoard's HParams tab, a row a setting, and a picture of the accuracy."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from logreg_lightning import figures
+    from logreg_lightning.use import figures
 
     for index, row in enumerate(trained):
         settings = {name: value for name, value in row.items() if not name.startswith("val/")}

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from logreg_lightning import LogisticRegression
-    from logreg_lightning.runtime.loader import Steps
+    from logreg_lightning.data.loader import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FIT = [sys.executable, str(ROOT / "scripts" / "fit.py")]
@@ -203,15 +203,16 @@ def scikit_learn_features(folder: str, iterations: int) -> Figures:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
-    from logreg_lightning import ImageDataModule, auto  # after scikit-learn: its threads wait as they do by themselves
+    from logreg_lightning import ImageDataModule  # after scikit-learn: its threads wait as they do by themselves
     from logreg_lightning import LogisticRegression as Ours
+    from logreg_lightning.training import initialize
 
     warnings.filterwarnings("ignore")
     data = ImageDataModule(folder)
     data.setup()
     train, test = data.data.train, data.data.test
     ours = Ours(data.data.num_features, len(data.data.classes), image_shape=data.data.image_shape)
-    auto.adapt(ours, data.training_images(), data.batch_size)
+    initialize.adapt(ours, data.training_images(), data.batch_size)
     assert ours.standardizer is not None and ours.weight_decay != "auto"
     mean, scale = ours.standardizer.scaling()
 
@@ -297,8 +298,8 @@ def extraction(name: str, blocks: int) -> Figures:
     import torch
     from torchvision import models
 
-    from logreg_lightning import backbones
-    from logreg_lightning.features import PixelPictures, prepare_features
+    from logreg_lightning.features import backbones
+    from logreg_lightning.features.extract import PixelPictures, prepare_features
 
     torchvision_model, timm_model = models.get_model, timm.create_model
     models.get_model = lambda name, weights: torchvision_model(name, weights=None)
@@ -328,7 +329,7 @@ def evaluation(folder: str) -> Figures:
     import torch
 
     from logreg_lightning import ImageDataModule, LogisticRegression
-    from logreg_lightning.runtime.loader import EvalLoader
+    from logreg_lightning.data.loader import EvalLoader
 
     data = ImageDataModule(folder, val_size=0)
     data.prepare_data()
@@ -382,7 +383,7 @@ def stepper(batch: int, features: int, device: str = "cpu") -> tuple[LogisticReg
     import torch
 
     from logreg_lightning import LogisticRegression
-    from logreg_lightning.runtime.loader import Steps
+    from logreg_lightning.data.loader import Steps
 
     count = max(1, min(50, 5000 // batch))
     torch.manual_seed(0)

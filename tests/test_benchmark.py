@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import contents
 
-from logreg_lightning.preprocess import read_picture
+from logreg_lightning.data.pictures import read_picture
 
 pytestmark = pytest.mark.slow
 
@@ -196,7 +196,7 @@ def test_make_gpu_takes_the_interpreter_it_is_given(given: list[str]) -> None:
     done = subprocess.run(make, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert ("-m venv" in done.stdout) is (not given)
     interpreter = f"{given[0].removeprefix('BIN=')}/python" if given else ".venv/bin/python"
-    ours = [line for line in done.stdout.splitlines() if "tests/test_gpu.py" in line or "benchmark.py" in line]
+    ours = [line for line in done.stdout.splitlines() if "tests/promises/test_gpu.py" in line or "benchmark.py" in line]
     assert ours and all(interpreter in line for line in ours)
 
 

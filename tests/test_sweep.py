@@ -26,12 +26,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
-from logreg_lightning import ImageDataModule, LogisticRegression, evaluate, export, figures, fit, heads, predict, sweep
+from logreg_lightning import ImageDataModule, LogisticRegression, fit, sweep
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import main as fit_main
-from logreg_lightning.heads import HeadsSaver
 from logreg_lightning.runtime.checkpoints import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.files import locked
+from logreg_lightning.training import heads
+from logreg_lightning.training.heads import HeadsSaver
+from logreg_lightning.use import evaluate, export, figures, predict
 
 sweeps = importlib.import_module("logreg_lightning.sweep")
 ROOT = Path(__file__).parents[1]

@@ -13,9 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import RunError
 from logreg_lightning.runtime.files import replace
-from logreg_lightning.runtime.loader import Steps
 from logreg_lightning.runtime.plan import Plan
 
 DIVERGED = 1e6

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_only
 
-from logreg_lightning.runtime.loader import TrainLoader
+from logreg_lightning.data.loader import TrainLoader
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg_lightning.runtime.loader import Steps
+from logreg_lightning.data.loader import Steps
 
 if TYPE_CHECKING:
     from logreg_lightning.model import LogisticRegression

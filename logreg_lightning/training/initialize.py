@@ -1,0 +1,172 @@
+"""What `auto` becomes: batch size, epochs, weight decay and learning rate, each from the training images."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from logreg_lightning.training.standardize import survey, to_floats
+
+if TYPE_CHECKING:
+    from logreg_lightning.model import LogisticRegression
+
+EPOCHS, STEPS = 10, 2000
+"""Passes over the training images, and optimiser steps that they make at least."""
+
+BATCH_SIZES = (8, 200)
+"""The smallest and the largest batch; between them an epoch has 50."""
+
+ITERATIONS = 20
+"""Of the power method."""
+
+SHARE = 0.5
+"""Of the largest stable learning rate."""
+
+PRIOR_VARIANCE = 10
+"""Of a typical image's logits: they are seldom beyond 6, a probability of 0.998."""
+
+
+def batch_size(images: int) -> int:
+    """Images in an optimiser step, for so many training images.
+
+    With the number of steps given, small batches mean fewer passes over few images, in less time, to the same end.
+    """
+    smallest, largest = BATCH_SIZES
+    return min(largest, max(smallest, math.ceil(images / 50)))
+
+
+def epochs(steps_per_epoch: int, max_steps: int) -> int:
+    """Passes over the training images: ten, or as many as make 2,000 optimiser steps, or as `max_steps` needs."""
+    return math.ceil(max_steps / steps_per_epoch) if max_steps > 0 else max(EPOCHS, math.ceil(STEPS / steps_per_epoch))
+
+
+def balanced(class_counts: Tensor) -> Tensor:
+    """A weight for each class, float64 (classes,): count / (classes x its count), as scikit-learn's `balanced`."""
+    return class_counts.sum() / (len(class_counts) * class_counts.clamp(min=1).double())
+
+
+def weight_decay(features: Tensor, images: int) -> float:
+    """The L2 penalty that says: before it was seen, the logits of a typical image have a variance of 10.
+
+    Weights of variance v give an image x logits of variance v |x|^2; the penalty of such weights is 1 / (v N), for N
+    images (Bishop 2006, Pattern Recognition and Machine Learning, section 3.3). In scikit-learn's terms C = 10 / |x|^2.
+
+    Args:
+        features: float (n, features), standardised, of some of the images.
+        images: Number of training images, N.
+    """
+    return rounded(float(features.square().sum(1).mean()) / (PRIOR_VARIANCE * images))
+
+
+def curvature(features: Tensor, weights: Tensor, batch_size: int) -> float:
+    """The largest curvature of cross-entropy that SGD on batches of such images meets.
+
+    It is at most half the largest eigenvalue of the features' second moment (Boehning 1992, Multinomial logistic
+    regression algorithm), to which a batch adds what it has by chance (Ma, Bassily, Belkin 2018, The Power of
+    Interpolation, theorem 4; here with the mean of the squared lengths, not their largest).
+
+    Args:
+        features: float (n, features), standardised, of some of the images.
+        weights: float (n,), what each image's loss is multiplied by.
+        batch_size: Images in an optimiser step.
+    """
+    features = torch.cat([features, torch.ones_like(features[:, :1])], 1)  # the bias is a weight too
+    weighted = features * weights.unsqueeze(1)
+    vector = torch.randn(features.shape[1], generator=torch.Generator().manual_seed(0)).to(features.dtype)
+    for _ in range(ITERATIONS):
+        vector = weighted.T @ (features @ vector) / len(features)
+        largest = vector.norm()
+        vector = vector / largest
+    squared_length = weighted.square().sum(1).mean()
+    return float(largest + (squared_length - largest) / batch_size) / 2
+
+
+def learning_rate(largest_curvature: float, momentum: float) -> float:
+    """Half of the largest learning rate at which SGD with momentum is stable.
+
+    The largest is 2 (1 + momentum) / L (Polyak 1964, Some methods of speeding up the convergence of iteration methods).
+    """
+    return rounded(SHARE * 2 * (1 + momentum) / largest_curvature)
+
+
+def rounded(value: float) -> float:
+    """To three digits: easy to read, and the order in which processors add leaves no trace."""
+    return float(f"{value:.3g}")
+
+
+def settle(module: Any, **chosen: Any) -> None:
+    """Puts numbers for what was auto into the hyperparameters that are saved, and those that a logger is told."""
+    for hparams in (module.hparams, module._hparams_initial):
+        hparams.update(chosen)
+
+
+class Adapter:
+    """What models take from their training images, found in one pass over these.
+
+    Args:
+        model: Any of the models: they differ in learning rate, momentum and weight decay alone.
+        batches: Images (N, C, H, W), uint8 or float in [0, 1], and labels (N,): each training image once.
+        batch_size: Images in an optimiser step; as many as in the first batch when not given.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None
+    ) -> None:
+        if batch_size is None:
+            stream = iter(batches)
+            first = next(stream)
+            batches, batch_size = itertools.chain([first], stream), len(first[1])
+        self.batch_size = batch_size
+        self.found = found = survey(batches, len(model.class_names))
+        self.features = to_floats(found.sample, torch.float32)
+        if model.standardizer is not None:
+            self.features = (self.features - found.mean.float()) * found.scale.float()
+        weighs = model.class_weights is not None
+        self.class_weights = balanced(found.class_counts) if weighs else torch.ones(len(found.class_counts)).double()
+
+    @functools.cached_property
+    def curvature(self) -> float:
+        return curvature(self.features, self.class_weights[self.found.sample_labels].float(), self.batch_size)
+
+    @torch.no_grad()
+    def adapt(self, model: LogisticRegression) -> None:
+        """Sets mean and scale of each feature, weights of the classes, and the learning rate and weight decay that are
+        auto; the model's hyperparameters then have numbers for these."""
+        if model.standardizer is not None:
+            model.standardizer.mean.copy_(self.found.mean.to(model.standardizer.mean.dtype))
+            model.standardizer.scale.copy_(self.found.scale.to(model.standardizer.scale.dtype))
+        if model.class_weights is not None:
+            model.class_weights.copy_(self.class_weights.to(model.class_weights.dtype))
+        if model.weight_decay == "auto":
+            model.weight_decay = weight_decay(self.features, self.found.count)
+        if model.lr == "auto":
+            model.lr = learning_rate(self.curvature, model.momentum)
+        settle(model, lr=model.lr, weight_decay=model.weight_decay)
+        model.needs_data = False
+
+
+def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
+    """Sets what a model takes from its training images, if it needs any; takes what `Adapter` takes."""
+    if model.needs_data:
+        Adapter(model, batches, batch_size).adapt(model)
+
+
+class Adaptation(L.Callback):
+    """Adapts a model that was not yet, before its first step, to the images of the trainer's loader."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = cast(Any, trainer).datamodule
+        if hasattr(data, "training_images"):
+            adapt(cast("LogisticRegression", pl_module), data.training_images(), data.batch_size)
+        else:
+            with isolate_rng():  # shuffling must not draw from what the training draws from
+                adapt(cast("LogisticRegression", pl_module), cast(Any, trainer.train_dataloader))

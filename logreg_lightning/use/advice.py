@@ -1,0 +1,58 @@
+"""What looks wrong about a run's results, and what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from logreg_lightning.features.backbones import EMBEDDED
+
+OVERFITTED = 0.1
+"""By how much training accuracy may exceed validation accuracy."""
+
+FALLING = 0.05
+"""By which share the validation loss may fall in a run's second half."""
+
+
+def advice(
+    results: dict[str, Any], earlier: dict[int, float], schedule: str, num_val: int, num_test: int
+) -> str | None:
+    """One sentence about the first thing that looks wrong; None where nothing does.
+
+    Args:
+        results: What `results.json` holds.
+        earlier: `val/loss` after one quarter and after two quarters of the steps, where it is known.
+        schedule: Of the learning rate.
+        num_val: Images that `val/accuracy` is of.
+        num_test: Images that `test/accuracy` is of.
+    """
+    test, majority = results["test/accuracy"], results["majority_class_accuracy"]
+    backbone = f"the features of a backbone (--data.features {EMBEDDED}), " if results["features"] == "pixels" else ""
+    if test <= majority + _standard_error(majority, num_test):
+        balance = "class_weight balanced, " if majority > 0.5 else ""
+        return (
+            f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
+            f"try {backbone}{balance}more or larger pictures, and look whether the labels are right"
+        )
+    train, val = results.get("train/accuracy"), results.get("val/accuracy")
+    if train is None or val is None:
+        return None
+    if train - val > OVERFITTED + 2 * _standard_error(val, num_val):
+        return (
+            f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
+            f"heart; more of them help most, else try {backbone}a weight_decay above {results['weight_decay']:g}"
+        )
+    halfway, end = earlier.get(2, 0.0), results["val/loss"]
+    # On a cosine, the second half is a fifth of the way, the second quarter a third. A loss that falls more than so in
+    # the second half falls because the learning rate does: more steps would not help much.
+    most = 0.4 * (earlier.get(1, halfway) - halfway) if schedule == "cosine" else math.inf
+    if FALLING * halfway < halfway - end < most:
+        return (
+            f"val/loss was still falling, from {halfway:.3g} after half of the steps to {end:.3g}: "
+            f"train longer, or with an lr above {results['lr']:g}"
+        )
+    return None
+
+
+def _standard_error(accuracy: float, images: int) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / images)

@@ -1,0 +1,167 @@
+"""A trained model's metrics on a split: those that training logs, and more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from logreg_lightning import cli
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime.checkpoints import read
+from logreg_lightning.runtime.runs import checkpoint_of, threads_of
+from logreg_lightning.runtime.threads import use_threads
+from logreg_lightning.training.metrics import compute
+
+
+def build_parser() -> ArgumentParser:
+    """The flags of evaluate.py."""
+    parser = cli.new_parser("evaluate", "lightning_logs/version_0", "Shows a trained model's metrics.")
+    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
+    parser.add_argument("--data.dataset", type=str, help="Another data set with the same classes and image size.")
+    parser.add_argument("--data.root", type=str, help="Folder that the data set's files are in.")
+    parser.add_argument("--pictures", type=str, help="A folder to write the figures that TensorBoard shows to, as PNG.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command `evaluate.py`."""
+    cli.command("evaluate", build_parser(), _run, argv)
+
+
+def _run(settings: Namespace) -> None:
+    checkpoint = checkpoint_of(settings.run)
+    model = LogisticRegression.load(checkpoint)
+    given = {name: value for name, value in vars(settings.data).items() if value is not None}
+    data = ImageDataModule.of_checkpoint(read(checkpoint), **given)
+    data.prepare_data()
+    data.setup()
+    check_data(checkpoint, model, data)
+    if settings.split == "val" and data.watches_test:
+        raise InputError("--split val: this run has no validation images; use --split test")
+    with use_threads(threads_of(checkpoint)):
+        found = evaluate(model, data, settings.split)
+    if settings.pictures:
+        write_figures(model, data, Path(settings.pictures))
+    if settings.json:
+        print(
+            json.dumps({"run": str(settings.run), "dataset": data.dataset, "split": settings.split, **found}, indent=2)
+        )
+    else:
+        print(table(model.class_names, found, settings.split))
+
+
+def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:
+    """Makes sure that a model can be evaluated on this data.
+
+    Raises:
+        InputError: it was trained on other classes or another image size.
+    """
+    for name, trained_on, now in (
+        ("classes", model.class_names, data.data.classes),
+        ("image size", model.image_shape, data.data.image_shape),
+        ("backbone", model.backbone, data.data.backbone),
+    ):
+        if trained_on != now:
+            raise InputError(
+                f"{path} was trained on other data: its {name} {trained_on} are not {now}; use data with the same "
+                "classes and image size"
+            )
+
+
+def write_figures(model: LogisticRegression, data: ImageDataModule, folder: Path) -> None:
+    """Writes each figure as a PNG file into the folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from logreg_lightning.use import figures
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for tag, figure in figures.figures(model, data).items():
+            figure.savefig(folder / f"{tag.partition('/')[2]}.png")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); use another folder") from None
+
+
+@torch.inference_mode()
+def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
+    """A split's metrics by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
+    classes = len(model.class_names)
+    kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
+    more = MetricCollection(
+        {
+            "top3_accuracy": MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
+            "precision": MulticlassPrecision(average=None, **kwargs),
+            "recall": MulticlassRecall(average=None, **kwargs),
+            "f1": MulticlassF1Score(average=None, **kwargs),
+            "confusion": MulticlassConfusionMatrix(**kwargs),
+        },
+        compute_groups=False,
+    )
+    logged = model.test_metrics.clone()
+    count = 0
+    for images, labels in data.val_dataloader() if split == "val" else data.test_dataloader():
+        logits = model(images)
+        logged.update(logits, labels, class_weights=model.class_weights)
+        more.update(logits, labels)
+        count += len(labels)
+    values = {name.removeprefix("test/"): value for name, value in compute(logged).items()}
+    confusion = more["confusion"].compute()
+    by_class = {name: more[name].compute().tolist() for name in ("precision", "recall", "f1")}
+    return {
+        "images": count,
+        **values,
+        "top3_accuracy": more["top3_accuracy"].compute().item(),
+        "majority_class_accuracy": confusion.sum(1).max().item() / count,
+        "classes": {
+            name: {metric: column[number] for metric, column in by_class.items()}
+            | {"images": int(confusion[number].sum())}
+            for number, name in enumerate(model.class_names)
+        },
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
+    """The same as text for a terminal."""
+    width = max(5, *map(len, names))
+    labels = {
+        "images": "images",
+        "accuracy": "accuracy",
+        "majority_class_accuracy": "  always predicting the most frequent class",
+        "balanced_accuracy": "balanced accuracy",
+        "top3_accuracy": "top-3 accuracy",
+        "loss": "loss (cross-entropy)",
+        "calibration_error": "expected calibration error",
+    }
+    lines = [f"{split} split", *(f"  {label:<44}{found[key]:>10.5g}" for key, label in labels.items()), ""]
+    lines.append(f"  {'class':<{width}}  images  precision  recall      f1")
+    for name, row in found["classes"].items():
+        lines.append(
+            f"  {name:<{width}}  {row['images']:>6}  {row['precision']:>9.4f}  {row['recall']:>6.4f}  {row['f1']:>6.4f}"
+        )
+    cell = max(
+        5, *(len(name) + 1 for name in names), *(len(str(n)) + 1 for row in found["confusion_matrix"] for n in row)
+    )
+    lines += ["", "  confusion matrix: a row is a true class, a column a predicted class"]
+    lines.append(" " * (width + 2) + "".join(f"{name:>{cell}}" for name in names))
+    for name, row in zip(names, found["confusion_matrix"], strict=True):
+        lines.append(f"  {name:<{width}}" + "".join(f"{n:>{cell}}" for n in row))
+    return "\n".join(lines)

@@ -1,0 +1,368 @@
+"""What TensorBoard shows besides curves: the weights, the mistakes, how far probabilities can be trusted, the data."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
+
+from logreg_lightning.data.dataset import Images
+from logreg_lightning.data.loader import EvalLoader
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime.checkpoints import Saver
+
+SHOWN = 10
+"""Images in a picture of mistakes or hits."""
+
+MOST_CLASSES = 20
+"""Of classes, in a picture that shows each."""
+
+SHADED = 0.98
+"""Of the weights, how many are within the scale of their picture; those beyond have its darkest colours."""
+
+PICTURE = 128
+"""Height and width at which the pictures of features are shown."""
+
+EMBEDDED, THUMBNAIL, COMPONENTS = 2000, 32, 50
+"""Validation features in TensorBoard's projector, height and width of their pictures, and what is kept of them: their
+first principal components, to which the projector itself reduces features before t-SNE."""
+
+BINS = 15
+"""Of the reliability diagram, as many as the calibration error has."""
+
+
+@torch.inference_mode()
+def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule, step: int) -> None:
+    """Draws all pictures of a trained model into TensorBoard at that step, and the model's graph."""
+    for tag, figure in figures(model, data).items():
+        writer.add_figure(tag, figure, step)
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        linear = model.as_linear()
+        graph = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))
+        warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
+        shape = model.image_shape if model.sees_pixels else (model.linear.in_features,)
+        writer.add_graph(graph, linear.weight.new_zeros(1, *shape))
+    if not model.sees_pixels:
+        embed(writer, model, data)
+
+
+class WeightFigures(L.Callback):
+    """Draws the weights after a validation, as long as all that takes less than a twentieth of the training's time.
+
+    Comes before the saver: what a checkpoint knows of, a resumed run does not draw again.
+    """
+
+    SHARE = 0.05
+
+    def __init__(self, saver: Saver) -> None:
+        self.saver = saver
+        self.seconds = 0.3  # what the first figure is likely to take
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or self.seconds > self.SHARE * self.saver.fit_seconds:
+            return
+        model = cast(LogisticRegression, pl_module)
+        if not model.sees_pixels:
+            return
+        begun = time.perf_counter()
+        figure = weights(model, model.class_names)
+        cast(Any, trainer.logger).experiment.add_figure("model/weights", figure, trainer.global_step)
+        self.seconds += time.perf_counter() - begun
+
+
+@torch.inference_mode()
+def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figure]:
+    """All pictures of a trained model by their TensorBoard tags, on the validation set, or on the test set where
+    there is none."""
+    model = model.eval().cpu()
+    names = data.data.classes
+    images, where, split = _watched(data)
+    parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, where)]
+    probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+
+    def show(chosen: Tensor, title: str) -> Figure | None:
+        pixels, truth = images.pictures(where[chosen], PICTURE), images.labels[where[chosen]]
+        lines = []
+        for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
+            pred = int(row.argmax())
+            wrong = f" taken for {names[pred]}" if pred != true else ""
+            lines.append(f"{names[true]}{wrong}, {row[pred]:.0%}")
+        return None if pixels is None else grid(pixels, lines, f"{title} ({split})")
+
+    confidence, preds = probabilities.max(1)
+    mistakes, hits = (preds != labels).nonzero().flatten(), (preds == labels).nonzero().flatten()
+    worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
+    narrow = hits[confidence[hits].argsort()[:SHOWN]]
+    drawn = {
+        "model/weights": weights(model, names) if model.sees_pixels else None,
+        "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
+        "mistakes/most_confident": show(worst, "Most confident mistakes"),
+        "mistakes/least_confident_hits": show(narrow, "Least confident hits"),
+        "confidence/reliability": reliability(confidence, preds == labels, split),
+        "confidence/precision_recall": precision_recall(probabilities, labels, names, split),
+        "data/training_images": training_images(data),
+        "data/class_counts": class_counts(data),
+    }
+    return {tag: figure for tag, figure in drawn.items() if figure is not None}
+
+
+def _watched(data: ImageDataModule) -> tuple[Images, Tensor, str]:
+    """What is watched during training: images, which of them, int32 (n,), and the name of their split."""
+    if not data.watches_test:
+        return data.data.train, data.val_indices, "validation"
+    images, where = data.data.test, data.data.test_indices
+    return images, torch.arange(len(images)).int() if where is None else where, "test"
+
+
+@torch.inference_mode()
+def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule) -> None:
+    """Fills TensorBoard's projector with validation features, their pictures, classes and predicted classes."""
+    images, where, split = _watched(data)
+    # Spread over all of them: those of a folder are in the order of their classes.
+    chosen = where[torch.linspace(0, len(where) - 1, min(len(where), EMBEDDED)).long()]
+    values, labels = images.take(chosen)
+    names = [" ".join(name.split()) for name in model.class_names]
+    pairs = [[names[k] for k in pair] for pair in zip(labels.tolist(), model(values).argmax(1).tolist(), strict=True)]
+    centred = values.float() - values.float().mean(0)
+    kept = min(COMPONENTS, *centred.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        left, scale, _ = torch.pca_lowrank(centred, kept, center=False)
+    pictures = images.pictures(chosen, THUMBNAIL)
+    tag = f"{split} features"
+    # The folder that TensorBoard makes for step 0, here of a run that was resumed.
+    shutil.rmtree(Path(cast(Any, writer).get_logdir()) / "00000", ignore_errors=True)
+    writer.add_embedding(
+        left * scale,
+        pairs,
+        None if pictures is None else pictures.float() / 255,
+        tag=tag,
+        metadata_header=["class", "predicted class"],
+    )
+
+
+def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
+    """Small in inches, so that text stays readable on TensorBoard's cards, 300 pixels wide."""
+    figure = Figure(figsize=(width, height), dpi=150)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwargs: Any) -> Any:
+    """One picture of images (N, H, W) or (N, H, W, 3), side by side in columns, a line above each."""
+    count, height, width = images.shape[:3]
+    rows, gap = max(1, -(-count // columns)), max(1, round(0.4 * height))
+    blank = float("nan") if images.is_floating_point() else 255
+    sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
+    for number, (image, line) in enumerate(zip(images, lines, strict=True)):
+        top, left = number // columns * (height + gap) + gap, number % columns * (width + 2) + 1
+        sheet[top : top + height, left : left + width] = image
+        axes.text(left + width / 2, top - gap / 4, line, ha="center", va="bottom", fontsize=9)
+    axes.set_axis_off()
+    return axes.imshow(sheet.numpy(), **kwargs)
+
+
+def weight_images(model: LogisticRegression) -> tuple[Tensor, float]:
+    """The weights of each class as they act on pixels, float (classes, H, W), of colours their mean; and the end of a
+    symmetric scale for them."""
+    values = model.on_pixels()[0].detach().float().cpu().reshape(-1, *model.image_shape).mean(1)
+    # The few largest are at pixels that are seldom lit.
+    return values, float(np.quantile(values[:MOST_CLASSES].abs().numpy(), SHADED))
+
+
+def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
+    """The weight images on one symmetric scale."""
+    values, limit = weight_images(model)
+    figure = _figure("Weights: red for the class, blue against", 5, 2.8)
+    axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
+    shown = values[:MOST_CLASSES], names[:MOST_CLASSES]
+    drawn = _tiles(axes, *shown, 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
+    return figure
+
+
+def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Counts of true classes, in rows, by predicted classes, in columns."""
+    metric = MulticlassConfusionMatrix(len(names), sync_on_compute=False)
+    metric.update(probabilities, labels)
+    figure = _figure(f"Confusion matrix ({split})", 5, 4.6)
+    axes = figure.add_axes((0.12, 0.1, 0.74, 0.82))
+    metric.plot(ax=axes, labels=list(names), add_text=len(names) <= MOST_CLASSES, cmap="Blues")
+    axes.set_xlabel("Predicted class", fontsize=10)
+    axes.set_ylabel("True class", fontsize=10)
+    if len(names) <= MOST_CLASSES:
+        dark = metric.compute().max() / 2
+        for text in axes.texts:
+            text.set_color("white" if float(text.get_text()) > dark else "black")
+            text.set_fontsize(8)
+    figure.colorbar(axes.images[0], ax=axes, shrink=0.8, label="images")
+    return figure
+
+
+def grid(images: Tensor, lines: list[str], title: str) -> Figure:
+    """Images, uint8 (N, C, H, W), with a line each."""
+    columns = min(5, max(1, len(lines)))
+    width = max(2.5, 1.0 * columns)
+    height = 0.4 + 1.4 * max(1, -(-len(lines) // columns)) * width / columns
+    figure = _figure(title if lines else f"{title}: none", width, height)
+    values = images.movedim(1, -1)
+    _tiles(
+        figure.add_axes((0.01, 0.01, 0.98, 1 - 0.35 / height)),
+        values.squeeze(-1) if values.shape[-1] == 1 else values,
+        lines,
+        columns,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+    )
+    return figure
+
+
+def reliability(confidence: Tensor, correct: Tensor, split: str) -> Figure:
+    """Accuracy by confidence, with the expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    number = (confidence * BINS).long().clamp(max=BINS - 1)
+    count = torch.bincount(number, minlength=BINS).double()
+    accuracy = torch.bincount(number, correct.double(), BINS) / count
+    mean = torch.bincount(number, confidence.double(), BINS) / count
+    error = float(((accuracy - mean).abs() * count).nan_to_num().sum() / count.sum())
+    figure = _figure(f"Reliability ({split}), calibration error {error:.4f}", 5, 4.4)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    middles = ((torch.arange(BINS) + 0.5) / BINS).tolist()
+    above.bar(middles, accuracy.nan_to_num().tolist(), 0.9 / BINS, label="accuracy in the bin")
+    above.plot([0, 1], [0, 1], "--", color="black", label="accuracy = confidence")
+    above.set_ylabel("accuracy")
+    above.legend(loc="upper left")
+    below.bar(middles, count.tolist(), 0.9 / BINS, color="grey")
+    below.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    return figure
+
+
+def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Precision by recall of each class against all others."""
+    metric = MulticlassPrecisionRecallCurve(len(names), thresholds=100, sync_on_compute=False)
+    metric.update(probabilities, labels)
+    precision, recall, _ = metric.compute()
+    figure = _figure(f"Precision and recall ({split})")
+    axes = figure.add_axes((0.12, 0.13, 0.67, 0.77))
+    colors: Any = [f"C{number % 10}" for number in range(len(names))]
+    for number, name in enumerate(names[:MOST_CLASSES]):
+        style = "-" if number < 10 else "--"
+        axes.plot(recall[number].tolist(), precision[number].tolist(), style, color=colors[number], label=name)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def training_images(data: ImageDataModule, rows: int = 5) -> Figure | None:
+    """The first training images of each class that has so many, a class a column; None where there are no images."""
+    first = data.train_indices[:20_000]
+    labels = data.data.train.labels[first]
+    of_classes = {
+        name: first[(labels == number).nonzero().flatten()[:rows]]
+        for number, name in enumerate(data.data.classes[:MOST_CLASSES])
+    }
+    chosen = {name: indices for name, indices in of_classes.items() if len(indices) == rows}
+    shown = torch.stack([*chosen.values()]).T.flatten() if chosen else first[:0]
+    pictures = data.data.train.pictures(shown, PICTURE) if chosen else None
+    columns = max(1, len(chosen))
+    if chosen and pictures is None:
+        return None
+    figure = _figure("Training images by class", 5, max(2.5, 0.5 + 1.4 * rows * 5 / max(8, columns)))
+    if pictures is not None:
+        values = pictures.movedim(1, -1)
+        values = values.squeeze(-1) if values.shape[-1] == 1 else values
+        lines = [*chosen, *[""] * (columns * (rows - 1))]
+        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.88)), values, lines, columns, cmap="gray", vmin=0, vmax=255)
+    return figure
+
+
+def class_counts(data: ImageDataModule) -> Figure:
+    """How many training images each class has."""
+    names = data.data.classes
+    counts = torch.bincount(data.data.train.labels[data.train_indices], minlength=len(names))
+    figure = _figure(f"Training images: {int(counts.sum()):,}", 5, 3.6)
+    axes = figure.add_axes((0.17, 0.14, 0.8, 0.75))
+    bars = axes.bar(range(len(names)), counts.tolist())
+    if len(names) <= MOST_CLASSES:
+        axes.set_xticks(range(len(names)), names)
+        axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
+    axes.set(xlabel="class", ylabel="images")
+    return figure
+
+
+def swept(rows: Sequence[dict[str, Any]]) -> Figure | None:
+    """Validation accuracy over the two settings that mattered most, each at its best over all others.
+
+    A setting matters by how far the mean accuracy at its best value is above that at its worst. None where one alone or
+    no setting was swept over more than one value.
+
+    Args:
+        rows: Of each setting what was swept, as it was given, and `val/accuracy`.
+    """
+    good = [row for row in rows if row["val/accuracy"] == row["val/accuracy"]]  # the others diverged
+    values = {name: sorted({row[name] for row in rows}, key=_order) for name in rows[0] if not name.startswith("val/")}
+    values = {name: found for name, found in values.items() if len(found) > 1}
+    if not good or not values:
+        return None
+
+    def matters(name: str) -> float:
+        of = {value: [row["val/accuracy"] for row in good if row[name] == value] for value in values[name]}
+        means = [sum(found) / len(found) for found in of.values() if found]
+        return float(max(means) - min(means))
+
+    first, *others = sorted(values, key=matters, reverse=True)
+    figure = _figure("Best validation accuracy by setting", 5, 4)
+    axes = figure.add_axes((0.17, 0.2, 0.75, 0.7))
+    across = values[first]
+    many = len(across) > MOST_CLASSES
+    if not others or many:
+        best = [max((row["val/accuracy"] for row in good if row[first] == value), default=np.nan) for value in across]
+        numbers: Any = across if many else range(len(across))
+        axes.plot(numbers, best, "." if many else "o-")
+        axes.set_ylabel("val/accuracy")
+        if many and _order(min(across, key=_order)) > (0, 0):
+            axes.set_xscale("log")
+    else:
+        down = values[others[0]]
+        table = np.full((len(down), len(across)), np.nan)
+        for row in good:
+            cell = down.index(row[others[0]]), across.index(row[first])
+            table[cell] = np.nanmax([table[cell], row["val/accuracy"]])
+        drawn = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
+        figure.colorbar(drawn, ax=axes, label="val/accuracy")
+        axes.set_yticks(range(len(down)), [_short(value) for value in down], fontsize=8)
+        axes.set_ylabel(others[0])
+        middle = (np.nanmin(table) + np.nanmax(table)) / 2
+        for (y, x), accuracy in np.ndenumerate(table):
+            if accuracy == accuracy and table.size <= 10 * MOST_CLASSES:
+                color = "black" if accuracy > middle else "white"
+                axes.text(x, y, f"{accuracy:.3f}", ha="center", va="center", fontsize=6, color=color)
+    if not many:
+        axes.set_xticks(range(len(across)), [_short(value) for value in across], rotation=45, fontsize=8)
+    axes.set_xlabel(first)
+    return figure
+
+
+def _order(value: Any) -> tuple[int, Any]:
+    """Numbers, then what auto is multiplied by, then names."""
+    if isinstance(value, int | float):
+        return 0, value
+    return (1, float("1" if value == "auto" else value[:-1])) if value == "auto" or value[0].isdigit() else (2, value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,77 @@
+"""A model as one HTML page that asks for nothing else: draw a digit, or choose a picture, and see what decides."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib import resources
+from string import Template
+
+import torch
+
+from logreg_lightning.data.pictures import MNIST_SHAPE
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
+
+
+def page(model: LogisticRegression) -> str:
+    """The page's HTML, with the model's weights, all scripts and styles, and a policy that lets it load nothing.
+
+    Its script offers `logreg.prepare`, `logreg.predict` and `logreg.evidence`, as logreg.js describes them.
+
+    Raises:
+        InputError: the model learnt from features, which a page cannot compute.
+    """
+    if not model.sees_pixels:
+        origin = f"of {model.backbone['name']}" if model.backbone is not None else "that were computed elsewhere"
+        raise InputError(f"this model learnt from features {origin}, which a page cannot compute; export an .onnx file")
+    from logreg_lightning.use.figures import weight_images
+
+    weight, bias = (value.detach().float().cpu().numpy() for value in model.on_pixels())
+    channels, height, width = model.image_shape
+    draws = takes_drawings(model)
+    about = {
+        "classes": model.class_names,
+        "shape": model.image_shape,
+        "draws": draws,
+        "bias": bias.tolist(),
+        "limit": weight_images(model)[1],
+        "weight": base64.b64encode(weight.astype("<f4").tobytes()).decode(),
+    }
+    style, script = _text("page.css"), _text("logreg.js") + _text("page.js")
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return Template(_text("page.html")).substitute(
+        policy=policy,
+        title="Draw a digit" if draws else "Classify a picture",
+        size=f"{height} x {width}" + (" in colour" if channels == 3 else ""),
+        style=style,
+        script=script,
+        model=json.dumps(about, allow_nan=False).replace("<", "\\u003c"),  # no name ends the element it stands in
+    )
+
+
+def _text(name: str) -> str:
+    """What the file of that name beside this one says."""
+    return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """A source of a Content-Security-Policy: the one inline script or style that is this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def takes_drawings(model: LogisticRegression) -> bool:
+    """Whether a model knows digits as MNIST has them: the classes 0 to 9, 28 x 28, grey, light on dark.
+
+    Where it has not kept its training images' mean, light on dark is taken for granted.
+    """
+    if model.image_shape != MNIST_SHAPE or model.class_names != tuple("0123456789"):
+        return False
+    if model.standardizer is None:
+        return True
+    mean = model.standardizer.mean.reshape(MNIST_SHAPE[1:])
+    return bool(torch.cat([mean[0], mean[-1], mean[:, 0], mean[:, -1]]).mean() < 0.5)

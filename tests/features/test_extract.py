@@ -1,0 +1,1093 @@
+"""A backbone's features: each computed once, right whatever happens to files and processes, and what is learnt of them.
+
+Most tests use a backbone so small that what it gives can be computed beside it with NumPy; some use the real weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import COLORS, NAMES, curves, fit, idx, not_on_windows, outcome, refused, state, write_pictures
+from PIL.Image import Image, Resampling
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_figures import TAGS as TAGS_OF_PIXELS
+from torch import Tensor, nn
+
+from logreg_lightning import LogisticRegression
+from logreg_lightning.data import folder
+from logreg_lightning.data.dataset import Dataset
+from logreg_lightning.data.folder import FilePictures
+from logreg_lightning.data.named import cache_name
+from logreg_lightning.data.sources import Source
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.errors import InputError, RunError
+from logreg_lightning.features import backbones, extract
+from logreg_lightning.features.backbones import BATCH, EMBEDDED, Backbone
+from logreg_lightning.features.extract import load_features, place_of, prepare_features
+from logreg_lightning.runtime.checkpoints import Saver, read
+from logreg_lightning.runtime.files import LOCK, atomic_write, locked, write_json
+from logreg_lightning.use import evaluate, predict
+
+FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
+CPU = [torch.device("cpu")]
+ROOT = Path("data")
+
+
+class Quarters(nn.Module):
+    """Mean of each colour in each quarter of an image, times `factor`; counts images."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+        self.seen: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(len(images))
+        return self.factor * nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+
+class Resize:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, picture: Image) -> Image:
+        return picture.resize((self.size, self.size), Resampling.BILINEAR)
+
+    def __repr__(self) -> str:
+        return f"Resize({self.size})"
+
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def small_backbone(image_size: int | None = None, factor: float = 1.0) -> Backbone:
+    size = image_size or 8
+    return Backbone(EMBEDDED, Quarters(factor), Resize(size), MEAN, STD, size)
+
+
+def expected_of(picture: Image, size: int = 8) -> np.ndarray:
+    """What `Quarters` gives of a picture."""
+    values = np.asarray(picture.convert("RGB").resize((size, size), Resampling.BILINEAR)) / 255
+    half = size // 2
+    means = [
+        [values[top : top + half, left : left + half].mean((0, 1)) for left in (0, half)] for top in (0, half)
+    ]  # rows, columns, colours
+    return ((np.array(means) - MEAN) / STD).transpose(2, 0, 1).flatten()
+
+
+def expected_of_files(paths: list[Path]) -> Tensor:
+    rows = []
+    for path in paths:
+        with PIL.Image.open(path) as picture:
+            rows.append(expected_of(picture))
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+class Counter:
+    """How many pictures the backbones of this process have looked at since they were last asked."""
+
+    def __init__(self) -> None:
+        self.made: dict[Any, Backbone] = {}
+        self.factor = 1.0
+
+    def load(self, name: str, image_size: int | None = None) -> Backbone:
+        assert name == EMBEDDED
+        key = (image_size, self.factor)
+        if key not in self.made:
+            self.made[key] = small_backbone(*key)
+            self.network(self.made[key]).seen.clear()
+        return self.made[key]
+
+    def network(self, backbone: Backbone) -> Quarters:
+        assert isinstance(backbone.network, Quarters)
+        return backbone.network
+
+    def count(self) -> int:
+        total = 0
+        for backbone in self.made.values():
+            total += sum(self.network(backbone).seen)
+            self.network(backbone).seen.clear()
+        return total
+
+
+@pytest.fixture
+def counter(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """A small backbone in the real one's place."""
+    counts = Counter()
+    monkeypatch.setattr(backbones, "load", counts.load)
+    return counts
+
+
+def source(dataset: str = "pets", image_size: int | str = "auto") -> Source:
+    return Source(dataset, ROOT, image_size, True, EMBEDDED)
+
+
+def prepared(dataset: str = "pets", image_size: int | str = "auto", workers: int = 2) -> Dataset:
+    found = source(dataset, image_size)
+    found.prepare(CPU, workers)
+    return found.load()
+
+
+def files(folder: str = "pets") -> list[Path]:
+    """The pictures in the order of their rows: by class, then by name."""
+    return [path for inside in sorted(Path(folder).iterdir()) for path in sorted(inside.iterdir())]
+
+
+def caches(dataset: str = "pets") -> list[Path]:
+    """The folders of features of a data set, and whatever else is left there."""
+    inside = ROOT / "features" / cache_name(Path(dataset))
+    return sorted(path for path in inside.iterdir() if path.name not in (LOCK, "contents.json"))
+
+
+def only_cache(dataset: str = "pets") -> Path:
+    [found] = caches(dataset)
+    return found
+
+
+def stored(cache: Path) -> Path:
+    [found] = cache.glob("features-*.npy")
+    return found
+
+
+def pets(per_class: int = 20) -> None:
+    """Pictures of one size that all differ, whatever their number."""
+    for name, color in COLORS.items():
+        Path("pets", name).mkdir(parents=True, exist_ok=True)
+        for number in range(per_class):
+            draw(color, number).save(Path("pets", name, f"{number:03}.png"))
+
+
+def draw(color: tuple[int, int, int], number: int) -> Image:
+    rng = np.random.default_rng(number)
+    noise = np.repeat(np.repeat(rng.integers(-40, 40, (3, 3, 3)), 5, 0), 4, 1)
+    return PIL.Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8))
+
+
+# What is there, and in which order.
+
+
+def test_rows_are_the_features_of_the_pictures_in_the_order_of_the_labels(counter: Counter) -> None:
+    write_pictures(Path("pets"), 20)
+    data = prepared()
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+    assert data.train.pixels.dtype == torch.float32
+    assert data.train.labels.tolist() == [0] * 20 + [1] * 20
+    assert data.image_shape == (3, 8, 8) and data.num_features == 12 and data.backbone == counter.load(EMBEDDED).about
+    assert counter.count() == 40
+
+
+def test_grey_upright_and_transparent_pictures_are_what_a_person_sees(counter: Counter) -> None:
+    write_pictures(Path("pets"), 2)
+    grey = PIL.Image.fromarray(np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    grey.save("pets/cats/z.png", exif=exif)
+    PIL.Image.new("RGBA", (5, 5), (9, 9, 9, 0)).save("pets/dogs/z.png")
+    data = prepared()
+    turned, white = grey.transpose(PIL.Image.Transpose.ROTATE_270), PIL.Image.new("RGB", (5, 5), "white")
+    for row, picture in ((2, turned), (5, white)):
+        np.testing.assert_allclose(data.train.pixels[row], expected_of(picture), atol=1e-5)
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits", "mine"])
+def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Counter, dataset: str) -> None:
+    if dataset == "mine":
+        Path("mine").mkdir()
+        rng = np.random.default_rng(3)
+        for names, count in ((NAMES[:2], 33), (NAMES[2:], 9)):
+            Path("mine", names[0]).write_bytes(idx(rng.integers(0, 256, (count, 5, 9))))
+            Path("mine", names[1]).write_bytes(idx(np.arange(count) % 3))
+    plain = Source(dataset, ROOT, "auto", False, "pixels")
+    plain.prepare(CPU, 1)
+    pixels, data = plain.load(), prepared(dataset)
+    number = 0
+    for before, images in ((pixels.train, data.train), (pixels.test, data.test)):
+        pictures = [PIL.Image.fromarray(image[0].numpy()) for image in before.pixels]
+        expected = torch.from_numpy(np.stack([expected_of(picture) for picture in pictures])).float()
+        torch.testing.assert_close(images.pixels, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(images.labels, before.labels) and len(set(images.labels.tolist())) > 2
+        shown = images.pictures(torch.tensor([5, 2], dtype=torch.int32), 64)
+        assert shown is not None and torch.equal(shown, before.pixels[[5, 2]])
+        number += len({bytes(image.numpy().tobytes()) for image in before.pixels})
+    assert counter.count() <= number  # digits has images twice
+    assert prepared(dataset).classes == pixels.classes and counter.count() == 0
+
+
+def test_splits_and_labels_are_those_of_pixels(counter: Counter) -> None:
+    write_pictures(Path("pets/train"), 20)
+    write_pictures(Path("pets/test"), 6)
+    Path("pets/train/cats/5.png").write_text("no picture", encoding="utf-8")
+    kept = [path for split in ("train", "test") for path in files(f"pets/{split}") if path.name != "5.png" or "test" in
+            path.parts or "dogs" in path.parts]  # fmt: skip
+    expected = expected_of_files(kept)
+
+    def of(kind: str) -> tuple[Tensor, ...]:
+        data = ImageDataModule("pets", features=kind, color=True)
+        data.prepare_data()
+        data.setup()
+        test = data.data.test_indices
+        assert test is not None
+        return data.data.train.pixels, data.data.train.labels, data.train_indices, data.val_indices, test
+
+    pixels, features_ = of("pixels"), of(EMBEDDED)
+    assert len(features_[0]) == len(pixels[0]) + 1  # the row that is no picture is there, and not used
+    for by_pixels, by_features in zip(pixels[2:], features_[2:], strict=True):
+        assert torch.equal(pixels[1][by_pixels], features_[1][by_features])
+        torch.testing.assert_close(features_[0][by_features], expected[by_pixels], atol=1e-5, rtol=1e-5)
+
+
+def test_a_picture_twice_is_looked_at_once(counter: Counter) -> None:
+    pets(5)
+    shutil.copy("pets/cats/003.png", "pets/cats/copy.png")
+    shutil.copy("pets/cats/003.png", "pets/dogs/000.png")
+    data = prepared()
+    assert counter.count() == 9
+    rows = data.train.pixels
+    assert torch.equal(rows[3], rows[5]) and torch.equal(rows[3], rows[6])
+    torch.testing.assert_close(rows, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
+    counter: Counter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pets(12)
+    Path("pets/cats/.DS_Store").write_text("x", encoding="utf-8")
+    Path("pets/cats/notes.txt").write_text("not a picture", encoding="utf-8")
+    Path("pets/dogs/000.png").write_bytes(b"")
+    Path("pets/dogs/001.png").write_bytes(Path("pets/dogs/002.png").read_bytes()[:60])
+    pixels = Source("pets", ROOT, "auto", True, "pixels")
+    pixels.prepare(CPU, 1)
+    data = prepared()
+    assert data.notes == pixels.load().notes
+    assert data.notes[0].startswith(f"skipped 4 hidden or unreadable files: {Path('cats', '.DS_Store')}, ")
+    used = sorted(torch.cat([data.train_indices, data.test_indices]).tolist())  # type: ignore[list-item]
+    paths = [path for path in files() if path.name != ".DS_Store"]
+    assert [paths[row].name for row in range(len(paths)) if row not in used] == ["notes.txt", "000.png", "001.png"]
+    capsys.readouterr()
+    counter.count()
+    assert prepared().notes == data.notes and counter.count() == 0  # that they are no pictures is known
+    assert "Computing" not in capsys.readouterr().out
+    draw((1, 2, 3), 0).save("pets/dogs/000.png")
+    assert "skipped 3 " in prepared().notes[0] and counter.count() == 1
+
+
+def test_a_folder_without_a_readable_picture(counter: Counter, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COLORS:
+        Path("pets", name).mkdir(parents=True)
+    flags = ["--data.dataset=pets", f"--data.features={EMBEDDED}"]
+    refused(flags, "none of its 0 files is a readable picture", capsys)
+    for name in COLORS:
+        Path("pets", name, "a.png").write_text(name, encoding="utf-8")
+    with pytest.raises(InputError, match="pets: none of its 2 files is a readable picture"):
+        prepared()
+
+
+def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets(12)
+    read_bytes = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path == Path("pets/cats/004.png"):
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        for looks in (23, 0):
+            note = prepared().notes[0]
+            assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')}"
+            assert counter.count() == looks
+    data = prepared()
+    assert "skipped" not in " ".join(data.notes) and counter.count() == 1
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+# What costs a look at a picture, and what does not.
+
+
+def snapshot() -> dict[Path, tuple[bytes, int]]:
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ROOT.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_computed_or_written_twice(counter: Counter) -> None:
+    pets()
+    first = prepared().train.pixels.clone()
+    assert counter.count() == 40
+    before = snapshot()
+    assert torch.equal(prepared().train.pixels, first) and counter.count() == 0 and snapshot() == before
+
+
+def change(path: Path = Path("pets/cats/007.png")) -> None:
+    draw((7, 200, 7), 1000).save(path)
+
+
+def touch() -> None:
+    for path in files():
+        os.utime(path, (1, 1))
+
+
+def move() -> None:
+    Path("pets/cats/007.png").rename("pets/dogs/moved.png")
+
+
+def rename_all() -> None:
+    for path in files():
+        path.rename(path.with_name(f"{999 - int(path.stem)}.png"))
+
+
+def copy_all() -> None:
+    shutil.copytree("pets", "other")
+    shutil.rmtree("pets")
+    Path("other").rename("pets")
+
+
+def remove() -> None:
+    for number in range(3):
+        Path(f"pets/cats/00{number}.png").unlink()
+
+
+def another_class() -> None:
+    Path("pets/birds").mkdir()
+    for number in (1, 2):
+        draw((0, 250, 250), number).save(f"pets/birds/{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("do", "cost"),
+    [(change, 1), (touch, 0), (move, 0), (rename_all, 0), (copy_all, 0), (remove, 0), (another_class, 2)],
+)
+def test_a_picture_costs_one_look_whenever_its_content_is_new(
+    counter: Counter, do: Callable[[], None], cost: int
+) -> None:
+    pets()
+    prepared()
+    assert counter.count() == 40
+    do()
+    data = prepared()
+    assert counter.count() == cost
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+    assert [data.classes[label] for label in data.train.labels] == [path.parent.name for path in files()]
+
+
+@not_on_windows("a file has no time of change that nobody sets")
+def test_a_picture_with_its_old_size_and_time_is_noticed(counter: Counter) -> None:
+    pets()
+    path = Path("pets/cats/007.bmp")  # uncompressed: any picture takes as many bytes
+    draw((9, 9, 9), 1).save(path)
+    prepared()
+    counter.count()
+    before = path.stat()
+    draw((99, 9, 9), 2).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    data = prepared()
+    assert counter.count() == 1
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets()
+    prepared()
+    reads: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or read_bytes(path))  # type: ignore[func-returns-value]
+    prepared()
+    assert not [name for name in reads if name.endswith(".png")]
+    os.utime("pets/dogs/003.png", (1, 1))
+    prepared()
+    assert [name for name in reads if name.endswith(".png")] == ["003.png"]
+
+
+def test_another_image_size_or_other_weights_have_a_place_of_their_own(counter: Counter) -> None:
+    pets(5)
+    first = prepared().train.pixels.clone()
+    assert counter.count() == 10 and len(caches()) == 1
+    assert prepared(image_size=4).image_shape == (3, 4, 4) and counter.count() == 10 and len(caches()) == 2
+    counter.factor = 2.0
+    torch.testing.assert_close(prepared().train.pixels, 2 * first)
+    assert counter.count() == 10 and len(caches()) == 3
+    counter.factor = 1.0
+    assert torch.equal(prepared().train.pixels, first) and counter.count() == 0
+    prepared(image_size=4)
+    assert counter.count() == 0
+
+
+def test_two_folders_of_one_name_have_a_place_each(counter: Counter) -> None:
+    for number, above in enumerate(("one", "two")):
+        for name in ("a", "b"):
+            Path(above, "pets", name).mkdir(parents=True)
+            for k in range(5):
+                draw((number * 100, 0, 0), ord(name) + 2 * k).save(Path(above, "pets", name, f"{k}.png"))
+    data = [prepared(f"{above}/pets") for above in ("one", "two", "one")]
+    assert torch.equal(data[0].train.pixels, data[2].train.pixels)
+    assert not torch.equal(data[0].train.pixels, data[1].train.pixels) and counter.count() == 20
+
+
+# Damage.
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "CHUNK", 8)
+
+
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 4
+    file.write_bytes(content)
+
+
+def flip_value(cache: Path) -> None:
+    flip(stored(cache), -5)
+
+
+def flip_value_and_restore_times(cache: Path) -> None:
+    stat = stored(cache).stat()
+    flip_value(cache)
+    os.utime(stored(cache), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def cut(cache: Path) -> None:
+    file = stored(cache)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(cache: Path) -> None:
+    stored(cache).write_bytes(b"")
+
+
+def other_values(cache: Path) -> None:
+    np.save(stored(cache), np.zeros((40, 12), np.float32))
+
+
+def other_shape(cache: Path) -> None:
+    np.save(stored(cache), np.zeros((40, 5), np.float32))
+
+
+def other_type(cache: Path) -> None:
+    np.save(stored(cache), np.load(stored(cache)).astype(np.float64))
+
+
+def other_header(cache: Path) -> None:
+    content = stored(cache).read_bytes()
+    stored(cache).write_bytes(content.replace(b"(40, 12)", b"(40, 12 ", 1))
+
+
+def an_archive(cache: Path) -> None:
+    stored(cache).write_bytes(b"PK\x03\x04 and nothing more")
+
+
+def gone(cache: Path) -> None:
+    stored(cache).unlink()
+
+
+def about_gone(cache: Path) -> None:
+    (cache / "about.json").unlink()
+
+
+def about_cut(cache: Path) -> None:
+    (cache / "about.json").write_bytes((cache / "about.json").read_bytes()[:-9])
+
+
+def about_swapped(cache: Path) -> None:
+    """Two pictures' contents, in a file that is whole."""
+    about, checksum = json.loads((cache / "about.json").read_text(encoding="utf-8"))
+    about["contents"][3], about["contents"][30] = about["contents"][30], about["contents"][3]
+    (cache / "about.json").write_text(json.dumps([about, checksum]), encoding="utf-8")
+
+
+def about_something_else(cache: Path) -> None:
+    (cache / "about.json").write_text("[1, 2, 3]", encoding="utf-8")
+
+
+def copied(cache: Path) -> None:
+    shutil.copytree(cache, cache.with_name("copy"))
+    shutil.rmtree(cache)
+    cache.with_name("copy").rename(cache)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("spoil", "cost"),
+    [
+        (flip_value, 8),
+        pytest.param(flip_value_and_restore_times, 8, marks=not_on_windows("no time tells of it")),
+        (cut, 40),
+        (empty, 40),
+        (other_values, 40),
+        (other_shape, 40),
+        (other_type, 40),
+        (other_header, 40),
+        (an_archive, 40),
+        (gone, 40),
+        (about_gone, 40),
+        (about_cut, 40),
+        (about_swapped, 40),
+        (about_something_else, 40),
+        (copied, 0),
+    ],
+)
+def test_damage_is_noticed_and_mended(counter: Counter, spoil: Callable[[Path], None], cost: int) -> None:
+    pets()
+    whole = prepared().train.pixels.clone()
+    content = stored(only_cache()).read_bytes()
+    counter.count()
+    spoil(only_cache())
+    assert torch.equal(prepared().train.pixels, whole) and counter.count() == cost
+    assert stored(only_cache()).read_bytes() == content
+    prepared()
+    assert counter.count() == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"{}", b"[]", b'{"cats/000.png": 5}', None],
+)
+def test_notes_of_contents_that_are_damaged_are_made_anew(counter: Counter, content: bytes | None) -> None:
+    pets(5)
+    whole = prepared().train.pixels.clone()
+    counter.count()
+    notes = ROOT / "features" / cache_name(Path("pets")) / "contents.json"
+    good = notes.read_bytes()
+    notes.write_bytes(good[: len(good) // 2] if content is None else content)
+    assert torch.equal(prepared().train.pixels, whole) and counter.count() == 0
+    assert notes.read_bytes() == good
+
+
+def test_a_content_that_was_noted_wrongly_is_noticed(counter: Counter) -> None:
+    pets(5)
+    whole = prepared().train.pixels.clone()
+    notes = ROOT / "features" / cache_name(Path("pets")) / "contents.json"
+    text = notes.read_text(encoding="utf-8")
+    digest = json.loads(text)[0]["cats/003.png"][3]
+    notes.write_text(text.replace(digest, digest[::-1]), encoding="utf-8")
+    assert torch.equal(prepared().train.pixels, whole)
+
+
+# Kills.
+
+
+class Die:
+    """In place of a function: works so many times, then ends the process, as far as a test can tell."""
+
+    def __init__(self, function: Callable[..., None], times: int) -> None:
+        self.function, self.left = function, iter(range(times))
+
+    def __call__(self, *arguments: Any) -> None:
+        if next(self.left, None) is None:
+            raise SystemExit("killed")
+        self.function(*arguments)
+
+
+BLOCKS = 4
+"""Of 50 pictures: the last has 2."""
+
+
+@pytest.fixture
+def fifty(counter: Counter) -> bytes:
+    """Fifty pictures, and their cache when nothing went wrong, which is not there."""
+    pets(25)
+    prepared()
+    counter.count()
+    content = stored(only_cache()).read_bytes()
+    shutil.rmtree(ROOT / "features")
+    return content
+
+
+@pytest.mark.parametrize("parts", range(BLOCKS))
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_kill_loses_at_most_what_is_under_way(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, parts: int, workers: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("logreg_lightning.features.extract.atomic_write", Die(atomic_write, parts))
+        with pytest.raises(SystemExit, match="killed"):
+            prepared(workers=workers)
+    looked_at = counter.count()
+    kept = min(parts, BLOCKS) * BATCH
+    assert looked_at <= kept + workers * BATCH
+    data = prepared()
+    again = counter.count()
+    assert max(0, 50 - kept) <= again <= max(0, 50 - kept + BATCH - 2)  # the short last block may be a part
+    if workers == 1:
+        assert again == max(0, 50 - kept)
+    assert stored(only_cache()).read_bytes() == fifty
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def killed_after_three_parts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    with monkeypatch.context() as patch:
+        patch.setattr("logreg_lightning.features.extract.atomic_write", Die(atomic_write, 3))
+        with pytest.raises(SystemExit):
+            prepared(workers=1)
+    return sorted(ROOT.rglob("*.npz"))
+
+
+def test_parts_that_are_damaged_are_computed_again(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = killed_after_three_parts(monkeypatch)
+    assert len(parts) == 3
+    counter.count()
+    parts[0].write_bytes(parts[0].read_bytes()[:-1])
+    flip(parts[1], 300)  # in the features
+    prepared()
+    assert counter.count() == 2 + 2 * BATCH
+    assert stored(only_cache()).read_bytes() == fifty
+
+
+def test_any_byte_of_a_part_may_be_wrong(fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = killed_after_three_parts(monkeypatch)[0]
+    content = part.read_bytes()
+    right = extract._read_part(part)
+    assert right is not None
+    for position in range(len(content)):
+        flip(part, position)
+        found = extract._read_part(part)
+        assert found is None or all(np.array_equal(*pair) for pair in zip(found, right, strict=True)), position
+        part.write_bytes(content)
+
+
+@pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])
+def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    prepared()
+    counter.count()
+    change()
+    with monkeypatch.context() as patch:
+        patch.setattr("logreg_lightning.features.extract.write_json", Die(write_json, writes))
+        patch.setattr(Path, "unlink", Die(Path.unlink, 0))
+        with pytest.raises(SystemExit):
+            prepared()
+    assert counter.count() == 1
+    data = prepared()
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+    assert counter.count() == 0
+    another_class()  # so that something is written again
+    data = prepared()
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+    assert stored(only_cache()) and counter.count() == 2
+
+
+def test_pictures_that_change_after_a_kill_are_looked_at_as_they_are(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_after_three_parts(monkeypatch)
+    change()
+    Path("pets/cats/003.png").unlink()
+    data = prepared()
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+    assert sorted(path.name for path in only_cache().iterdir())[1:] == ["about.json", stored(only_cache()).name]
+
+
+def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pets()
+    with monkeypatch.context() as patch:
+        read_picture = FilePictures.read
+        patch.setattr(FilePictures, "read", lambda *given: (change(), read_picture(*given))[1])  # type: ignore[func-returns-value]
+        with pytest.raises(InputError, match=r"007\.png has just changed; begin again once it no longer does"):
+            prepared()
+    data = prepared()
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets()
+    reads: list[Path] = []
+    read_bytes = Path.read_bytes
+
+    def read_or_fail(path: Path) -> bytes:
+        if path.name == "007.png":
+            reads.append(path)
+            if len(reads) == 3:  # 007.png of each class was read once to note its content
+                raise OSError(24, "Too many open files")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_or_fail)
+        try:
+            prepared()
+        except InputError as error:
+            assert "007.png" in str(error)
+    assert len(reads) >= 3
+    data = prepared()
+    assert not any("skipped" in note for note in data.notes)
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def test_features_are_never_given_to_other_pictures(counter: Counter) -> None:
+    """Between preparing and loading somebody else may put a picture into another class."""
+    pets()
+    prepared()
+    move()
+    try:
+        data = source().load()
+    except InputError:
+        return
+    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
+
+
+def test_features_that_are_no_numbers_end_it_and_are_not_kept(counter: Counter) -> None:
+    pets(5)
+    counter.factor = float("nan")
+    with pytest.raises(RunError, match=rf"^{EMBEDDED} gives numbers that are not finite for a picture; use another$"):
+        prepared()
+    assert not list(ROOT.rglob("features-*.npy")) and not list(ROOT.rglob("*.npz"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    pets(5)
+    flags = ["--data.dataset=pets", f"--data.features={EMBEDDED}"]
+    (ROOT / "features").write_text("no folder", encoding="utf-8")
+    refused(flags, "set another folder as --data.root", capsys)
+    (ROOT / "features").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("logreg_lightning.features.extract.atomic_write", full)
+        with pytest.raises(InputError, match=r"\.npz cannot be written \(No space left on device\); set another"):
+            prepared()
+    prepared()
+
+
+# Speed changes nothing.
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_cache_does_not_depend_on_the_number_of_workers(fifty: bytes, counter: Counter, workers: int) -> None:
+    prepared(workers=workers)
+    assert stored(only_cache()).read_bytes() == fifty and counter.count() == 50
+
+
+def test_nor_with_the_real_weights(workdir: Path) -> None:
+    pets(9)
+    threads = torch.get_num_threads()
+    contents = []
+    for workers in (1, 3):
+        prepared(workers=workers)
+        contents.append(stored(only_cache()).read_bytes())
+        shutil.rmtree(ROOT / "features")
+    assert contents[0] == contents[1]
+    assert torch.get_num_threads() == threads and "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_size_that_is_large_is_said_before(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pets()
+    monkeypatch.setattr(extract, "LARGE", 40 * 12 * 4)
+    prepared()
+    assert "will take" not in capsys.readouterr().out
+    shutil.rmtree(ROOT / "features")
+    monkeypatch.setattr(extract, "LARGE", 40 * 12 * 4 - 1)
+    prepared()
+    printed = capsys.readouterr().out
+    assert printed.startswith("The features will take 0.0 GB in ") and str(only_cache()) in printed
+    assert printed.index("will take") < printed.index("Computing the features of 40 pictures")
+    prepared()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_million_pictures_have_a_size_in_gigabytes(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Many:
+        contents = range(1_000_000)  # what tells them from each other; here numbers will do
+
+    def stop(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(extract, "_compute", stop)
+    backbone = small_backbone()
+    backbone.num_features = 1280
+    with pytest.raises(SystemExit):
+        prepare_features(place_of(ROOT, "many", backbone), Many(), backbone, CPU, 1)  # type: ignore[arg-type]
+    assert "will take 5.1 GB in" in capsys.readouterr().out
+
+
+def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process does all the rest, and puts it together, between two blocks of this one."""
+    other, asked = small_backbone(), 0
+
+    @contextlib.contextmanager
+    def locked_late(folder: Path, wait: bool, name: str = LOCK) -> Iterator[None]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            counter.network(other).seen.clear()
+            place = place_of(ROOT, cache_name(Path("pets")), other)
+            prepare_features(place, FilePictures(Path("pets"), ROOT), other, CPU, 1)
+        with locked(folder, wait, name):
+            yield
+
+    monkeypatch.setattr("logreg_lightning.features.extract.locked", locked_late)
+    prepared(workers=1)
+    assert sum(counter.network(other).seen) == 50 - BATCH
+    assert stored(only_cache()).read_bytes() == fifty
+    assert counter.count() <= 2 * BATCH
+
+
+def extract_alone(folder: str, ready: Any) -> int:
+    """In a process of its own: how many pictures it looked at."""
+    os.chdir(folder)
+    backbone = small_backbone()
+    network = backbone.network
+    assert isinstance(network, Quarters)
+    network.seen.clear()
+    ready.wait()
+    pictures = FilePictures(Path("pets"), ROOT)
+    prepare_features(place_of(ROOT, "pets", backbone), pictures, backbone, CPU, 2)
+    return sum(network.seen)
+
+
+@pytest.mark.slow
+def test_processes_share_the_work_and_write_what_one_writes(workdir: Path) -> None:
+    pets(200)
+    backbone = small_backbone()
+    place = place_of(ROOT, "pets", backbone)
+    context = get_context("spawn")
+    with context.Manager() as manager, context.Pool(3) as pool:
+        alone = pool.apply(extract_alone, (str(workdir), manager.Barrier(1)))
+        expected = stored(place).read_bytes()
+        assert alone == 400
+        shared = False  # one may be so late, now and then, that the others have done it all
+        for _ in range(5):
+            shutil.rmtree(ROOT / "features")
+            counts = pool.starmap(extract_alone, [(str(workdir), manager.Barrier(3))] * 3, chunksize=1)
+            assert stored(place).read_bytes() == expected
+            assert 400 <= sum(counts) < 2 * 400, counts
+            shared |= max(counts) < 400
+            assert sorted(path.name for path in place.parent.iterdir() if path.name != LOCK) == [place.name]
+        assert shared
+    torch.testing.assert_close(
+        load_features(place, FilePictures(Path("pets"), ROOT))[0], expected_of_files(files()), atol=1e-5, rtol=1e-5
+    )
+
+
+# Whole runs, with the real weights.
+
+REAL = ["--data.dataset=pets", f"--data.features={EMBEDDED}", "--data.batch_size=4"]
+
+
+@pytest.fixture
+def colours(workdir: Path) -> Iterator[None]:
+    write_pictures(Path("pets"), 12)
+    yield
+
+
+def projector(run: Path) -> list[Path]:
+    return [run / "projector_config.pbtxt", *sorted(run.rglob("tensors.tsv"))]
+
+
+@pytest.mark.usefixtures("colours")
+def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(*REAL, "--max_epochs=5")
+    printed = capsys.readouterr().out
+    assert "Computing the features of 24 pictures by efficientnet-lite0" in printed
+    assert "pets, features of efficientnet-lite0: 18 training, 4 test, 2 validation" in printed
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert results["features"] == EMBEDDED and results["test/accuracy"] == 1.0
+    assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1
+
+    checkpoint = read(run / "checkpoints/last.ckpt")
+    assert checkpoint["state_dict"]["linear.weight"].shape == (2, 1280)
+    about = checkpoint["hyper_parameters"]["backbone"]
+    assert about == checkpoint["ImageDataModule"]["backbone"] == backbones.load(EMBEDDED).about
+
+    # From pictures, from cached features, and by hand.
+    model, rows = LogisticRegression.load(run), torch.from_numpy(np.load(stored(only_cache())))
+    assert model.image_shape == (3, 224, 224)
+    pictures = [PIL.Image.open(path) for path in files()]
+    assert model.predict(pictures) == [path.parent.name for path in files()] == model.predict(rows)
+    probabilities = model.predict_proba(pictures[3])
+    torch.testing.assert_close(probabilities, model.predict_proba(rows[3]), atol=1e-4, rtol=0)
+    weights = {name: value.double() for name, value in checkpoint["state_dict"].items()}
+    scaled = (rows[3].double() - weights["standardizer.mean"]) * weights["standardizer.scale"]
+    logits = (weights["linear.weight"] @ scaled + weights["linear.bias"]) / weights["temperature"]
+    torch.testing.assert_close(probabilities[0].double(), logits.softmax(0), atol=1e-4, rtol=0)
+    images = torch.stack([model.prepare(picture.convert("RGB")) for picture in pictures[:3]])
+    for same in (images, images.permute(0, 2, 3, 1).numpy(), rows[:3].numpy(), list(rows[:3]), pictures[:3]):
+        torch.testing.assert_close(model.predict_proba(same), model.predict_proba(rows[:3]), atol=1e-4, rtol=0)
+    for wrong in (images.float(), images[..., 1:], rows[:3, 1:], rows[:3].int(), rows.unsqueeze(0)):
+        with pytest.raises(InputError, match=r"not what this model takes: uint8 values, .* or features, floats \(N, 1"):
+            model.predict_proba(wrong)
+
+    capsys.readouterr()
+    evaluate.main([str(run), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["accuracy"], found["loss"]) == (results["test/accuracy"], results["test/loss"])
+    predict.main([str(run), "pets/cats", "--format=csv"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 13 and all(",cats," in line for line in lines[1:])
+    assert float(lines[1].rpartition(",")[2]) == pytest.approx(float(model.predict_proba(rows[0])[0, 0]), abs=1e-4)
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        predict.main([str(run), "pets/cats/0.jpg", "--digit"])
+
+
+@pytest.mark.usefixtures("colours")
+def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [*REAL, "--model.schedule=constant"]
+    whole = fit(*flags, "--max_epochs=4")
+    looked: list[int] = []
+    forward = Backbone.forward
+    monkeypatch.setattr(Backbone, "forward", lambda *given: (looked.append(1), forward(*given))[1])  # type: ignore[func-returns-value]
+    save = Saver._save
+    for number in (1, 4):
+        saves = 0
+
+        def save_then_die(self: Saver, *given: Any, last: int = number) -> None:
+            nonlocal saves
+            save(self, *given)
+            saves += 1
+            if saves == last:
+                raise SystemExit("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Saver, "_save", save_then_die)
+            with pytest.raises(SystemExit):
+                fit(*flags, "--max_epochs=4")
+        assert outcome(fit("--resume=last")) == outcome(whole)
+    fit(*flags, "--max_epochs=2")
+    grown = fit("--resume=last", "--max_epochs=4")
+    assert state(grown) == state(whole)
+    assert curves(grown)["train/loss"] == curves(whole)["train/loss"]
+    weights = read(whole / "checkpoints/last.ckpt")["state_dict"]
+    for steps in (1, 3):
+        other = read(fit(*flags, "--max_epochs=4", f"--data.steps_per_execution={steps}") / "checkpoints/last.ckpt")
+        assert all(torch.equal(other["state_dict"][name], value) for name, value in weights.items())
+    assert not looked  # not at one picture
+
+
+@pytest.mark.usefixtures("colours")
+def test_a_run_is_resumed_only_with_the_features_it_was_trained_on(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(*REAL, "--max_epochs=1")
+    refused(["--resume=last", "--max_epochs=2", "--data.features=pixels"], "features", capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(backbones, "_sha256", lambda _: "0" * 64)
+        backbones._load.cache_clear()
+        with pytest.raises(SystemExit, match=r"^2$"):
+            fit("--resume=last", "--max_epochs=2")
+        assert "cannot be resumed with this data: its backbone is" in capsys.readouterr().err
+        model = LogisticRegression.load("last")
+        with pytest.raises(InputError, match=r"efficientnet-lite0 whose weights, by their SHA-256, were"):
+            model.predict(PIL.Image.new("RGB", (50, 50)))
+        assert len(model.predict(torch.zeros(3, 1280))) == 3  # features need no backbone
+        with pytest.raises(SystemExit, match=r"^2$"):
+            predict.main(["last", "pets/cats/0.jpg"])
+        printed = capsys.readouterr().err
+        assert len(printed.strip().splitlines()) == 1 and "whose weights" in printed
+    backbones._load.cache_clear()
+
+
+TAGS = TAGS_OF_PIXELS - {"model/weights"}
+
+
+@pytest.mark.usefixtures("colours")
+def test_figures_show_pictures_and_the_projector_features(workdir: Path) -> None:
+    flags = [*REAL, "--data.val_size=0.5", "--pictures=true"]
+    run = fit(*flags, "--max_epochs=1")
+    fit("--resume=last", "--max_epochs=2", "--pictures=true")
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    assert set(events.Tags()["images"]) == TAGS  # no weights: a feature has no place in a picture
+    assert all(len(events.Images(tag)) == 1 for tag in TAGS)
+    config, tensors = projector(run)
+    folder = tensors.parent
+    assert config.read_text(encoding="utf-8").count("embeddings {") == 1
+    assert all((run / name).is_file() for name in config.read_text(encoding="utf-8").split('"') if "/" in name)
+    data = ImageDataModule("pets", batch_size=4, val_size=0.5, features=EMBEDDED)
+    data.prepare_data()
+    data.setup()
+    labels = data.data.train.labels[data.val_indices].tolist()
+    header, *lines = (folder / "metadata.tsv").read_text(encoding="utf-8").splitlines()
+    assert header == "class\tpredicted class" and [line.split("\t")[0] for line in lines] == [
+        data.data.classes[label] for label in labels
+    ]
+    sprite = np.asarray(PIL.Image.open(folder / "sprite.png").convert("RGB")).astype(int)
+    side = 32
+    for number, label in enumerate(labels):  # sprites are side by side in a square
+        top, left = divmod(number, sprite.shape[1] // side)
+        middle = sprite[top * side + 4 : top * side + 28, left * side + 4 : left * side + 28].mean((0, 1))
+        assert np.abs(middle - COLORS[data.data.classes[label]]).max() < 20
+    # Features that are near each other stay so.
+    points = torch.from_numpy(np.loadtxt(tensors)).float()
+    values = data.data.train.pixels[data.val_indices]
+    torch.testing.assert_close(torch.cdist(points, points), torch.cdist(values, values), atol=0.05, rtol=0.01)
+
+
+def test_pictures_of_files_that_are_gone_are_black(counter: Counter) -> None:
+    pets(3)
+    images = prepared().train
+    Path("pets/cats/001.png").unlink()
+    shown = images.pictures(torch.tensor([0, 1], dtype=torch.int32), 16)
+    assert shown is not None and shown.shape == (2, 3, 16, 16)
+    assert shown[0].float().mean() > 50 and shown[1].max() == 0
+
+
+def command(*flags: str) -> tuple[Path, str]:
+    done = subprocess.run(
+        [sys.executable, FIT, *flags, "--pictures=false"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return max(Path("lightning_logs").iterdir(), key=lambda run: int(run.name.split("_")[1])), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("colours")
+def test_two_processes_train_as_one_does(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*REAL, "--max_epochs=4", "--accelerator=cpu", "--model.schedule=constant"]
+    one = fit(*flags)
+    assert capsys.readouterr().out.count("Computing the features") == 1
+    cached = stored(only_cache()).read_bytes()
+    again, said = command(*flags)
+    assert "Computing the features" not in said and outcome(again) == outcome(one)  # the key is that of any process
+    shutil.rmtree(ROOT / "features")
+    two, said = command(*flags, "--devices=2")
+    assert said.count("Computing the features") == 1 and stored(only_cache()).read_bytes() == cached
+    weights = [read(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, two)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
+    results = [json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (one, two)]
+    assert [found["devices"] for found in results] == [1, 2]
+    assert results[0]["test/accuracy"] == results[1]["test/accuracy"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("colours")
+def test_torchruns_processes_share_the_extraction(workdir: Path) -> None:
+    flags = [*REAL, "--max_epochs=1", "--accelerator=cpu"]
+    fit(*flags)
+    cached = stored(only_cache()).read_bytes()
+    shutil.rmtree(ROOT / "features")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", FIT]
+    subprocess.run([*torchrun, *flags, "--devices=2", "--pictures=false"], capture_output=True, check=True)
+    assert stored(only_cache()).read_bytes() == cached
+    assert folder.layout(Path("pets")).classes == ("cats", "dogs")

@@ -1,0 +1,341 @@
+"""A run that dies right after a save, wherever that was, ends as if it had not died."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from conftest import curves, fit, newest, not_on_windows, outcome, refused, state, typed
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from logreg_lightning.errors import InputError
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime import runs
+from logreg_lightning.runtime.checkpoints import FORMAT, AtomicCheckpointIO, Saver, read
+
+EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
+INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
+CUT = [*INTERVAL, "--max_steps=250"]
+
+
+def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    save, count = Saver._save, 0
+
+    def save_then_die(self: Saver, trainer: object, name: str) -> None:
+        nonlocal count
+        save(self, trainer, name)  # type: ignore[arg-type]
+        count += 1
+        if count == number:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(Saver, "_save", save_then_die)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, CUT], ids=["epochs", "interval", "cut"])
+def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    whole = fit(*flags)
+    expected = curves(whole)
+    steps = [step for step, _ in expected["train/loss"]]
+    assert steps == sorted(set(steps))
+    assert max(b - a for a, b in itertools.pairwise(steps)) <= 50
+    saves = 0
+    while True:
+        saves += 1
+        with monkeypatch.context() as patch:
+            die_at_save(patch, saves)
+            try:
+                run = fit(*flags)
+            except SystemExit:
+                pass
+            else:
+                break
+        run = fit("--resume", "last")
+        assert outcome(run) == outcome(whole), f"died at save {saves}"
+    assert saves == (7 if flags is CUT else 8)  # died after each, and the one that outlived them all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--val_check_interval=60",  # neither curve points nor epochs end at each validation
+        "--val_check_interval=60 --max_steps=450",
+        "--val_check_interval=15 --data.steps_per_execution=3 --max_epochs=2",
+        "--val_check_interval=200",
+    ],
+)
+def test_a_second_death_leaves_no_trace_either(workdir: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--data.val_size=0", "--max_epochs=4", *more.split()]
+    expected = outcome(fit(*flags))
+    for first, second in ((3, 2), (3, 3), (4, 3)):
+        with monkeypatch.context() as patch:
+            die_at_save(patch, first)
+            with pytest.raises(SystemExit):
+                fit(*flags)
+        with monkeypatch.context() as patch:
+            die_at_save(patch, second)
+            with pytest.raises(SystemExit):
+                fit("--resume=last")
+        assert outcome(fit("--resume=last")) == expected, f"died at save {first}, then at save {second}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("--max_epochs=2", "--max_epochs=4"),
+        ("--max_steps=100", "--max_steps=350"),
+        ("--max_steps=270", "--max_steps=540"),
+    ],
+)
+def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.schedule=constant"]
+    whole = fit(*flags, then)
+    fit(*flags, first)
+    run = fit("--resume", "last", then)
+    assert state(run) == state(whole)
+    for tag in ("val/accuracy", "val/loss", "train/loss", "train/accuracy"):
+        assert curves(run)[tag] == curves(whole)[tag]
+
+
+def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.2"]
+    long = curves(fit(*flags, "--max_epochs=4"))
+    fit(*flags, "--max_epochs=2")
+    capsys.readouterr()
+    run = fit("--resume=last", "--max_epochs=4")
+    assert "now ends at step 540: the learning rate continues at 0.1, after" in capsys.readouterr().out
+    assert curves(run)["train/lr"][6:] == long["train/lr"][6:]  # the first two epochs' points are the short run's
+    assert [step for step, _ in curves(run)["train/lr"]] == [step for step, _ in long["train/lr"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, [*EPOCHS, "--data.steps_per_execution=3"]])
+def test_a_signal_at_any_call_saves_first(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
+) -> None:
+    monkeypatch.setenv("PATH", str(workdir))  # where Python is not found by its name
+    expected = outcome(fit(*flags))
+    step, before = LogisticRegression.training_step, signal.getsignal(signum)
+    for call in (0, 1, 2):  # the third call ends an epoch, or a stretch between two validations
+
+        def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> Any:
+            if batch_idx == call and self.current_epoch == 0:
+                signal.raise_signal(signum)
+                assert signal.getsignal(signum) == before  # a second one does what it always did
+            return step(self, batches, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LogisticRegression, "training_step", step_then_signal)
+            with pytest.raises(SystemExit, match=str(128 + signum)):
+                fit(*flags)
+        run = newest()
+        resume = typed([sys.executable, "-m", "logreg_lightning", "fit", "--resume", str(run)])
+        assert f"Resume with: {resume}" in capsys.readouterr().out
+        assert not (run / "results.json").exists()
+        assert signal.getsignal(signum) == before
+        fit("--resume=last")
+        assert outcome(run) == expected
+
+
+def test_a_run_killed_before_its_first_save_begins_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outcome(fit(*EPOCHS))
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    assert not (run / "checkpoints").exists()
+    fit("--resume=last")
+    assert outcome(run) == expected
+
+
+def test_a_run_killed_while_hparams_are_written_writes_them_whole(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = outcome(fit(*EPOCHS))
+
+    def cut(file: object, settings: object) -> None:
+        Path(str(file)).write_text("batch_si", encoding="utf-8")
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        for module in ("lightning.pytorch.loggers.tensorboard", "logreg_lightning.runtime.curves"):
+            patch.setattr(f"{module}.save_hparams_to_yaml", cut)
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    fit("--resume=last")
+    assert outcome(run) == expected
+    assert not list(run.glob("*.partial"))
+
+
+def test_a_run_killed_before_its_results_repeats_the_test_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = outcome(fit(*EPOCHS))
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_results", lambda *_, **__: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    run = newest()
+    fit("--resume=last")
+    assert outcome(run) == expected
+    assert len(curves(run)["test/accuracy"]) == 1
+
+
+def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit(*EPOCHS)
+    older = Path("older.ckpt")
+    with monkeypatch.context() as patch:
+        die_at_save(patch, 2)
+        with pytest.raises(SystemExit):
+            fit(*EPOCHS)
+    older = run / "checkpoints" / "older.ckpt"
+    (newest() / "checkpoints" / "last.ckpt").rename(older)
+    expected, whole = outcome(run), curves(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        with pytest.raises(SystemExit):
+            fit("--resume", str(older))
+    fit("--resume", str(run))
+    # What came before, at step 100, is in the files of the run that wrote the older checkpoint.
+    after = {tag: [point for point in points if point[0] > 100] for tag, points in whole.items()}
+    assert {**outcome(run), "curves": after} == {**expected, "curves": after}
+    assert curves(run) == after
+
+
+def test_same_seed_same_run(workdir: Path) -> None:
+    first, second = outcome(fit(*EPOCHS, "--seed=4")), outcome(fit(*EPOCHS, "--seed=4"))
+    assert first == second
+    versions = cast(dict[str, Any], first["results"])["versions"]
+    assert versions["torch"] == torch.__version__.partition("+")[0]
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", versions["git_commit"])
+    assert first != outcome(fit(*EPOCHS, "--seed=5"))
+
+
+@pytest.mark.slow
+@not_on_windows("no limit makes a file too large")
+@pytest.mark.parametrize("kilobytes", [4, 40])  # the curves do not fit, a checkpoint does not fit
+def test_a_full_disk_leaves_the_last_good_checkpoint(workdir: Path, kilobytes: int) -> None:
+    flags = [*EPOCHS, "--model.schedule=constant"]
+    run = fit(*flags)
+    before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
+    script = [sys.executable, str(Path(__file__).parents[2] / "scripts/fit.py"), "--resume=last", "--max_epochs=4"]
+    elsewhere = {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}  # on another file system
+    limited = subprocess.run(
+        ["sh", "-c", f'ulimit -f {kilobytes}; exec "$@"', "sh", *script],
+        capture_output=True, text=True, check=False, env={**os.environ, **elsewhere},
+    )  # fmt: skip
+    assert limited.returncode == 1
+    lines = limited.stderr.splitlines()
+    assert len(lines) == 1 and "cannot be written (File too large)" in lines[0] and "--resume" in lines[0]
+    assert {file: file.read_bytes() for file in (run / "checkpoints").iterdir()} == before
+    fit("--resume=last")
+    assert state(run) == state(fit(*flags, "--max_epochs=4"))
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("the payload ran",)
+
+
+def rewritten(**changes: Any) -> Callable[[Path], object]:
+    """A whole checkpoint with other content."""
+
+    def write(file: Path) -> None:
+        content = torch.load(file, weights_only=True)
+        for path, value in changes.items():
+            *parents, key = path.split("__")
+            place = content
+            for parent in parents:
+                place = place[parent]
+            place[key] = value
+        torch.save(content, file)
+
+    return write
+
+
+BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda file: file.write_bytes(b""), "not a complete checkpoint"),
+    "text": (lambda file: file.write_text("hello", encoding="utf-8"), "not a complete checkpoint"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "not a complete checkpoint"),
+    "a wrong byte": (
+        lambda file: file.write_bytes(file.read_bytes().replace(b"linear", b"Linear", 1)),
+        "not a complete",
+    ),
+    "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a complete checkpoint"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a complete checkpoint"),
+    "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a complete checkpoint"),
+    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}"),
+    "another data set": (rewritten(ImageDataModule__dataset="kmnist"), "its dataset is mnist and was kmnist"),
+    "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
+    "another image size": (rewritten(ImageDataModule__image_shape=[1, 8, 8]), "its image_shape is [1, 28, 28] and was"),
+    "more images": (rewritten(ImageDataModule__images=[1, 2, 3]), "its images is"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_bad_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    run = fit("--data.dataset=mnist", "--max_epochs=1")
+    spoil, named = BAD_CHECKPOINTS[name]
+    spoil(run / "checkpoints" / "last.ckpt")
+    refused(["--resume", str(run), "--max_epochs=2"], named, capsys)
+    assert not Path("the payload ran").exists()
+    torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(
+        {"format": FORMAT, "state_dict": {"linear.weight": torch.arange(12.0).reshape(3, 4)}}, file
+    )
+    return file.read_bytes()
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_right_checkpoint_or_refused(
+    tmp_path: Path, small_checkpoint: bytes, data: st.DataObject
+) -> None:
+    file = tmp_path / "any.ckpt"
+    content = bytearray(small_checkpoint)
+    kind = data.draw(st.sampled_from(["random", "changed", "cut"]))
+    if kind == "random":
+        content = bytearray(data.draw(st.binary(max_size=300)))
+    elif kind == "changed":
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    else:
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    file.write_bytes(content)
+    try:
+        found = read(file)
+    except InputError as error:
+        assert str(file) in str(error) and "\n" not in str(error)
+    else:
+        assert torch.equal(found["state_dict"]["linear.weight"], torch.arange(12.0).reshape(3, 4))
+
+
+def test_an_index_that_is_damaged_leads_to_no_other_numbers(tmp_path: Path, small_checkpoint: bytes) -> None:
+    """torch and Python each have a reader of zip archives, which need not find the same bytes."""
+    file, right = tmp_path / "any.ckpt", torch.arange(12.0).reshape(3, 4)
+    for position in range(small_checkpoint.index(b"PK\x01\x02"), len(small_checkpoint)):
+        content = bytearray(small_checkpoint)
+        content[position] = 16
+        file.write_bytes(content)
+        with contextlib.suppress(InputError):
+            assert torch.equal(read(file)["state_dict"]["linear.weight"], right), position

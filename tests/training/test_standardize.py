@@ -1,0 +1,76 @@
+"""Standardisation against NumPy's mean and deviation over all images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from logreg_lightning.training import standardize
+from logreg_lightning.training.standardize import Scaling, survey
+
+
+def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
+
+
+@pytest.mark.parametrize("size", [1, 300, 1000])
+@pytest.mark.parametrize("floats", [False, True])
+def test_mean_and_scale_are_those_of_all_images_at_once(size: int, floats: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    images[:, 0, 0] = 7  # never varies
+    images[:, 1, 0, 0] = 0
+    images[3, 1, 0, 0] = 20  # hardly varies
+    labels = torch.randint(0, 4, (1000,), generator=generator)
+    given = images.double() / 255 if floats else images
+    found = survey(batches(given, labels, size), 5)
+    values = images.numpy().reshape(1000, -1).astype(np.float64) / 255
+    np.testing.assert_allclose(found.mean.numpy(), values.mean(0), rtol=1e-12)
+    expected = 1 / np.maximum(values.std(0), 0.3 * values.std())
+    np.testing.assert_allclose(found.scale.numpy(), expected, rtol=1e-9)
+    assert found.scale[0] == found.scale[20] == found.scale.max()
+    assert found.count == 1000 and found.class_counts.tolist() == [*labels.bincount(minlength=4).tolist(), 0]
+
+
+def test_large_means_lose_no_digits() -> None:
+    values = torch.randn(5000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e6
+    found = survey(batches(values, torch.zeros(5000, dtype=torch.int64), 70), 2)
+    np.testing.assert_allclose(1 / found.scale.numpy(), values.numpy().std(0), rtol=1e-9)
+
+
+def test_equal_images_are_left_as_they_are() -> None:
+    images = torch.full((4, 1, 2, 2), 9, dtype=torch.uint8)
+    assert survey([(images, torch.tensor([0, 1, 0, 1]))], 2).scale.tolist() == [1, 1, 1, 1]
+
+
+def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standardize, "SAMPLE", 500)
+    numbers = torch.arange(20_000)
+    images = torch.stack([numbers % 256, numbers // 256], 1).to(torch.uint8)
+    found = survey(batches(images, numbers // 2000, 700), 10)
+    chosen = found.sample[:, 0].long() + 256 * found.sample[:, 1].long()
+    assert len(set(chosen.tolist())) == 500 and torch.equal(found.sample_labels, chosen // 2000)
+    counts = found.sample_labels.bincount(minlength=10)  # the data set is sorted; 50 of each, give or take 3 deviations
+    assert counts.min() > 50 - 3 * 6.7 and counts.max() < 50 + 3 * 6.7
+    few = survey(batches(images[:300], numbers[:300] // 100, 64), 10)
+    assert sorted(few.sample[:, 0].tolist() + few.sample[:, 1].tolist()) == sorted(images[:300].flatten().tolist())
+
+
+def test_folding_is_the_chain_rule() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, mean, scale = (torch.rand(*shape, dtype=torch.float64, generator=generator) for shape in ((9, 6), (6,), (6,)))
+    weight = torch.rand(3, 6, dtype=torch.float64, generator=generator, requires_grad=True)
+    bias = torch.rand(3, dtype=torch.float64, generator=generator, requires_grad=True)
+    scaling = Scaling(mean, scale)
+    logits = ((x - mean) * scale) @ weight.T + bias
+    folded_weight, folded_bias = scaling.fold(weight, bias)
+    torch.testing.assert_close(x @ folded_weight.T + folded_bias, logits)
+    upstream = torch.rand(9, 3, dtype=torch.float64, generator=generator)
+    logits.backward(upstream)  # type: ignore[no-untyped-call]
+    assert weight.grad is not None and bias.grad is not None
+    torch.testing.assert_close(scaling.unfold(upstream.T @ x, upstream.sum(0)), weight.grad)
+    torch.testing.assert_close(upstream.sum(0), bias.grad)

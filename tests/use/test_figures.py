@@ -1,0 +1,91 @@
+"""The pictures are there, of a size to be read, and say what the numbers say."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from logreg_lightning.model import LogisticRegression
+from logreg_lightning.use import figures
+
+TAGS = {
+    "model/weights",
+    "mistakes/confusion_matrix",
+    "mistakes/most_confident",
+    "mistakes/least_confident_hits",
+    "confidence/reliability",
+    "confidence/precision_recall",
+    "data/training_images",
+    "data/class_counts",
+}
+
+
+def events(run: Path) -> EventAccumulator:
+    found = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
+    found.Reload()
+    return found
+
+
+@pytest.mark.parametrize("flags", ["--data.val_size=0.1", "--data.val_size=0"])
+def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
+    run = fit("--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=2", "--pictures=true", flags)
+    fit("--resume=last", "--max_epochs=3", "--pictures=true")
+    found = events(run)
+    assert set(found.Tags()["images"]) == TAGS and found.Tags()["graph"]
+    for tag in TAGS:
+        [image] = found.Images(tag)
+        picture = PIL.Image.open(io.BytesIO(image.encoded_image_string))
+        assert picture.width >= 300 and image.step == 9
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 10
+
+
+def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=3", "--pictures=true"]
+    assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
+    monkeypatch.setattr(figures.WeightFigures, "SHARE", float("inf"))
+    steps = [image.step for image in events(fit(*flags)).Images("model/weights")]
+    assert steps == [3, 6, 9, 9]
+
+
+def test_none_are_drawn_when_not_wanted(workdir: Path) -> None:
+    assert events(fit("--data.dataset=digits", "--max_epochs=1", "--pictures=false")).Tags()["images"] == []
+
+
+def test_weights_share_one_symmetric_scale_as_they_act_on_pixels() -> None:
+    model = LogisticRegression(16, 3)
+    assert model.standardizer is not None and model.temperature is not None
+    torch.nn.init.normal_(model.linear.weight)
+    model.standardizer.scale.copy_(torch.rand(16) + 0.5)
+    model.temperature.fill_(4)
+    figure = figures.weights(model, ("a", "b", "c"))
+    [drawn] = figure.axes[0].images
+    weights = (model.linear.weight.detach() * model.standardizer.scale / 4).abs().flatten()
+    limit = float(np.percentile(weights.numpy(), 98))
+    assert drawn.get_clim() == pytest.approx((-limit, limit)) and limit < weights.max()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b", "c"]
+
+
+def test_the_reliability_diagram_agrees_with_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    torch.manual_seed(0)
+    probabilities, labels = torch.randn(500, 4).softmax(1), torch.randint(4, (500,))
+    confidence, preds = probabilities.max(1)
+    expected = multiclass_calibration_error(probabilities, labels, 4, n_bins=15, norm="l1")
+    title = figures.reliability(confidence, preds == labels, "test").get_suptitle()
+    assert f"calibration error {expected:.4f}" in title
+
+
+def test_the_confusion_matrix_counts_and_names() -> None:
+    probabilities = torch.eye(3)[[0, 0, 1, 2, 2, 2]]
+    figure = figures.confusion_matrix(probabilities, torch.tensor([0, 1, 1, 2, 2, 0]), ("x", "y", "z"), "test")
+    counts = [int(text.get_text()) for text in figure.axes[0].texts]
+    assert sorted(counts) == sorted([1, 0, 1, 1, 1, 0, 0, 0, 2])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]

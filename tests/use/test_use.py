@@ -1,0 +1,268 @@
+"""A trained model used: evaluated, asked about pictures, exported, loaded as a library."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import fit
+
+from logreg_lightning import LogisticRegression
+from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.errors import InputError
+from logreg_lightning.use import evaluate, export, predict
+
+ROOT = Path(__file__).parents[2]
+Main = Callable[[list[str]], None]
+
+
+@pytest.fixture
+def run(workdir: Path) -> Path:
+    return fit("--data.dataset=mnist", "--max_epochs=2", "--pictures=false")
+
+
+def pictures(count: int) -> list[Path]:
+    """The first test images as dark-on-white PNGs of 280 x 280."""
+    data = ImageDataModule("mnist")
+    data.setup()
+    Path("pictures").mkdir()
+    paths = []
+    for number, pixels in enumerate(data.data.test.pixels[:count]):
+        paths.append(Path("pictures") / f"{number:05d}.png")
+        PIL.Image.fromarray(255 - pixels[0].numpy()).resize((280, 280)).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluates_to_what_training_wrote(run: Path, capsys: pytest.CaptureFixture[str], split: str) -> None:
+    evaluate.main([str(run), f"--split={split}", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for name in ("accuracy", "loss", *(["calibration_error"] if split == "test" else [])):
+        assert found[name] == results[f"{split}/{name}"], name
+    confusion = np.array(found["confusion_matrix"])
+    assert confusion.sum() == found["images"] == {"val": 60, "test": 100}[split]
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(found["accuracy"])
+    for number, row in enumerate(found["classes"].values()):
+        assert row["images"] == confusion[number].sum()
+        assert row["recall"] == pytest.approx(confusion[number, number] / max(1, confusion[number].sum()))
+    evaluate.main([str(run), f"--split={split}"])
+    table = capsys.readouterr().out
+    assert f"{found['accuracy']:.5g}" in table and "confusion matrix" in table
+
+
+def test_predicts_as_the_model_does(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = pictures(20)
+    predict.main([str(run), "pictures", "--format=csv", "--top=2"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["path"] for row in rows] == [str(path) for path in paths for _ in range(2)]
+    model = LogisticRegression.load(run)
+    expected = model.predict_proba([PIL.Image.open(path) for path in paths])
+    for number, row in enumerate(rows[::2]):
+        assert row["class"] == model.class_names[int(expected[number].argmax())]
+        assert float(row["probability"]) == pytest.approx(float(expected[number].max()), abs=1e-6)
+    predict.main([str(run), str(paths[0]), "--format=json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found[0]["path"] == str(paths[0]) and found[0]["classes"][0]["class"] == rows[0]["class"]
+    predict.main([str(run), str(paths[0])])
+    assert re.search(rf"^{re.escape(str(paths[0]))} +[\d.]+%  {rows[0]['class']}$", capsys.readouterr().out, re.M)
+
+
+def test_writes_pictures_only_where_it_says(run: Path) -> None:
+    paths = pictures(3)
+    before = set(Path().rglob("*"))
+    evaluate.main([str(run), "--pictures=shown"])
+    predict.main([str(run), *map(str, paths), "--digit", "--picture=seen.png"])
+    new = {path.as_posix() for path in set(Path().rglob("*")) - before}
+    assert {"seen.png", "shown", "shown/weights.png", "shown/confusion_matrix.png", "shown/reliability.png"} <= new
+    assert all(path.startswith(("shown", "seen.png")) for path in new)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        predict.main([str(run), str(paths[0]), "--picture=nowhere/seen.png"])
+
+
+def test_names_and_skips_what_is_no_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = pictures(3)
+    Path("pictures/notes.txt").write_text("hello", encoding="utf-8")
+    Path("pictures/cut.png").write_bytes(paths[0].read_bytes()[:200])
+    Path("pictures/.hidden").write_text("", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^1$"):
+        predict.main([str(run), "pictures", "--format=csv"])
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + 3
+    for name in ("notes.txt", "cut.png"):
+        assert f"{Path('pictures', name)} cannot be read" in printed.err
+    assert "skipped 2 of 5 pictures" in printed.err and "hidden" not in printed.err
+
+
+@pytest.mark.slow
+def test_digits_as_dark_ink_on_paper_on_real_mnist(real_mnist: Path) -> None:
+    model = LogisticRegression.load(fit("--data.dataset=mnist", "--max_epochs=2", "--pictures=false"))
+    count = 2000
+    paths = pictures(count)
+    data = ImageDataModule("mnist")
+    data.setup()
+    labels, pixels = data.data.test.labels[:count], data.data.test.pixels[:count]
+    direct = (model.predict_proba(pixels).argmax(1) == labels).float().mean()
+    preds = torch.stack([row for _, _, row in predict.predict(model, paths, True, [])]).argmax(1)
+    assert abs((preds == labels).float().mean() - direct) < 0.01
+
+
+ODD = {
+    "grey 16 bit": lambda: PIL.Image.fromarray((np.arange(784).reshape(28, 28) * 80).astype(np.uint16)),
+    "one bit": lambda: PIL.Image.new("1", (50, 30)),
+    "palette": lambda: PIL.Image.new("P", (50, 30)),
+    "alpha": lambda: PIL.Image.new("RGBA", (50, 30), (0, 0, 0, 0)),
+    "grey alpha": lambda: PIL.Image.new("LA", (50, 30), (0, 0)),
+    "floats": lambda: PIL.Image.new("F", (50, 30), 7.0),
+    "cmyk": lambda: PIL.Image.new("CMYK", (50, 30)),
+    "one pixel": lambda: PIL.Image.new("RGB", (1, 1)),
+    "a line": lambda: PIL.Image.new("RGB", (1000, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("digit", [True, False])
+def test_takes_any_picture(run: Path, kind: str, digit: bool) -> None:
+    suffix = "tif" if kind in ("grey 16 bit", "floats", "cmyk") else "png"
+    path = Path(f"odd.{suffix}")
+    ODD[kind]().save(path)
+    [(_, _, probabilities)] = predict.predict(LogisticRegression.load(run), [path], digit, [])
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_transparent_is_white_and_exif_is_upright(run: Path) -> None:
+    from logreg_lightning.data.pictures import read_picture
+
+    PIL.Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save("clear.png")
+    assert np.asarray(read_picture(Path("clear.png"))).min() == 255
+    turned = PIL.Image.fromarray(np.arange(8, dtype=np.uint8).reshape(2, 4) * 30)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned.save("turned.png", exif=exif)
+    assert np.array_equal(np.asarray(read_picture(Path("turned.png"))), np.rot90(np.asarray(turned), -1))
+
+
+def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+    import onnxruntime
+
+    export.main([str(run), "model.onnx"])
+    assert "by at most" in capsys.readouterr().out
+    model = LogisticRegression.load(run)
+    session = onnxruntime.InferenceSession("model.onnx")
+    for count in (1, 5):
+        images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
+        [found] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model.predict_proba(images), atol=1e-5, rtol=0)
+    about = {prop.key: prop.value for prop in onnx.load("model.onnx").metadata_props}
+    assert json.loads(about["classes"]) == list(map(str, range(10))) and "divided by 255" in about["preprocessing"]
+
+
+def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "compare", lambda *_: 0.5)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        export.main([str(run), "model.onnx"])
+    assert not Path("model.onnx").exists()
+
+
+def test_loads_as_a_library_and_takes_arrays_tensors_and_pictures(run: Path) -> None:
+    model = LogisticRegression.load(run)
+    tensor = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    expected = model.predict_proba(tensor)
+    for same in (tensor[:, 0], tensor.numpy(), tensor.permute(0, 2, 3, 1), tensor[:, 0].numpy()):
+        assert torch.equal(model.predict_proba(same), expected)
+    torch.testing.assert_close(model.predict_proba(PIL.Image.fromarray(tensor[0, 0].numpy())), expected[:1])
+    assert model.predict(tensor) == [str(number) for number in expected.argmax(1).tolist()]
+    for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
+        with pytest.raises(InputError, match="not what this model takes"):
+            model.predict_proba(wrong)
+
+
+def documented() -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert blocks
+    return "\n".join(blocks)
+
+
+def test_the_readmes_library_example_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(1)[0].rename("my.png")
+    exec(compile(documented(), "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def commands() -> list[str]:
+    """Every command of the other scripts in README.md and in their docstrings."""
+    texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    texts += [
+        (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8") for name in ("evaluate", "predict", "export")
+    ]
+    found = re.findall(r"^ *(?:\S*/)?python scripts/((?:evaluate|predict|export)\.py .*)$", "\n".join(texts), re.M)
+    assert len(found) > 8
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_documented_commands_run(run: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    [picture] = pictures(1)
+    Path("docs/pictures").mkdir(parents=True)
+    for name in ("my.png", "docs/pictures/my.png"):
+        Path(name).write_bytes(picture.read_bytes())
+    Path("pictures").rename("photos")
+    script, *words = shlex.split(command)
+    modules: dict[str, Main] = {"evaluate.py": evaluate.main, "predict.py": predict.main, "export.py": export.main}
+    modules[script](words)
+    assert capsys.readouterr().out
+
+
+WRONG: list[tuple[Main, str, str]] = [
+    (evaluate.main, "nowhere", "no checkpoint found at nowhere"),
+    (evaluate.main, "{run} --split=train", "split"),
+    (evaluate.main, "{run} --data.dataset=digits", "its classes" + "|its image size"),
+    (evaluate.main, "{run} --data.dataset=cats", "--data.dataset cats is not known"),
+    (evaluate.main, "{run} --jsno", "did you mean --json?"),
+    (predict.main, "nowhere my.png", "no checkpoint found at nowhere"),
+    (predict.main, "{run} nowhere.png", "nowhere.png does not exist"),
+    (predict.main, "{run} empty", "empty holds no pictures"),
+    (predict.main, "{run} data --top=11", "--top must be from 1 to the 10 classes"),
+    (predict.main, "{run} data --format=xml", "format"),
+    (export.main, "nowhere model.onnx", "no checkpoint found at nowhere"),
+    (export.main, "{run} nowhere/model.onnx", rf"{re.escape(str(Path('nowhere/model.onnx')))} cannot be written"),
+    (export.main, "{run} nowhere/page.html", rf"{re.escape(str(Path('nowhere/page.html')))} cannot be written"),
+    (export.main, "{run} model.pt", r"model\.pt must end in \.onnx, for an ONNX file, or in \.html, for a page"),
+    (export.main, "{run}", "file"),
+]
+
+
+@pytest.mark.parametrize(("main", "flags", "named"), WRONG)
+def test_wrong_input_gets_one_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str], main: Main, flags: str, named: str
+) -> None:
+    Path("empty").mkdir()
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(shlex.split(flags.format(run=run.as_posix())))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(named.replace("?", r"\?"), lines[0]), lines
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("module", [evaluate, predict, export])
+def test_help_starts_with_an_example_and_there_is_a_version(module: object, capsys: pytest.CaptureFixture[str]) -> None:
+    main: Main = module.main  # type: ignore[attr-defined]
+    name = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    assert f"Example: logreg-lightning {name} lightning_logs/version_0" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert re.search(r"logreg_lightning \d", capsys.readouterr().out)

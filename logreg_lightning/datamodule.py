@@ -133,7 +133,6 @@ class ImageDataModule(L.LightningDataModule):
         self.val_indices, self.train_indices = indices[is_val], indices[~is_val]
         if self.batch_size == "auto":
             self.batch_size = initialize.batch_size(len(self.train_indices))
-        initialize.settle(self, batch_size=self.batch_size)
         self._loaded = data
 
     @property

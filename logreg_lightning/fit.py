@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger
 
 from logreg_lightning import cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime import checkpoints, curves, processes, runs
+from logreg_lightning.runtime import processes, runs
+from logreg_lightning.runtime.checkpoints import Saver
 from logreg_lightning.runtime.curves import TrainingCurve
-from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.progress import progress, quiet
+from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import use_threads
-from logreg_lightning.training import initialize
-from logreg_lightning.training.experiment import (
-    FROM_THE_DATA,
-    as_started,
-    check_given,
-    computes_on,
-    config_of,
-    lost,
-    model_for,
-    one_sentence,
-    run_threads,
-    seeded,
-    trainer_of,
-    what_was_trained,
-)
-from logreg_lightning.training.hyperparameters import check
-from logreg_lightning.training.initialize import Adaptation
-from logreg_lightning.use.advice import advice
+from logreg_lightning.training import hyperparameters as ranges
+from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
+from logreg_lightning.training.initialize import Initialization, initialize
 from logreg_lightning.use.classifier import Calibration
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        path: Its folder.
-        results: What `results.json` holds.
-        model: The trained model, on the CPU, ready to predict.
-    """
-
-    path: Path
-    results: dict[str, Any]
-    model: LogisticRegression
+IN_PYTHON_ONLY = {"data", "callbacks", "logger", "verbose"}
+"""Parameters of `fit` that are neither flags nor settings."""
 
 
 def fit(
-    data: ImageDataModule,
+    data: ImageDataModule | str | Path = "auto",
     *,
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = "auto",
     devices: int | str = "auto",
@@ -74,6 +45,9 @@ def fit(
     seed: int = 0,
     pictures: bool = True,
     resume: str | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    logger: Logger | Sequence[Logger] = (),
+    verbose: bool = True,
     **hyperparameters: Any,
 ) -> Run:
     """Trains a linear classifier of images, tests it, and leaves a run's folder in `lightning_logs`.
@@ -81,7 +55,7 @@ def fit(
     A first Ctrl-C saves the run before it ends it.
 
     Args:
-        data: The images.
+        data: The images: a data module, or what it takes as `dataset`, a name or a folder.
         accelerator: What to compute on; auto takes a CUDA GPU if there is one, else the CPU.
         devices: How many devices a node, or which ones ("0,1"), or auto for all there are (one process on a CPU).
         num_nodes: How many machines train together.
@@ -96,6 +70,9 @@ def fit(
         seed: Seed of the first weights and of the images' order.
         pictures: Draw figures for TensorBoard: weights, mistakes, confidence, data.
         resume: A run to resume in its own folder, with its own settings: last, a run's folder, or a .ckpt file.
+        callbacks: Of Lightning, called beside this project's own.
+        logger: Of Lightning, one or several, which get the curves too.
+        verbose: Whether to say anything.
         hyperparameters: Of `LogisticRegression`: lr, momentum, weight_decay, schedule, standardize, class_weight,
             calibrate.
 
@@ -107,169 +84,92 @@ def fit(
         RunError: training diverged, a file could not be written, or another process of the run ended.
         KeyboardInterrupt: Ctrl-C ended it, after it was saved.
     """
-    given = {name: value for name, value in locals().items() if name not in ("data", "hyperparameters")}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet())
+    given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
+    check_given(given)
+    ranges.check(**hyperparameters)
+    found = runs.find(resume) if resume is not None else (None, None)
+    with Experiment("version", data, given, hyperparameters, found, verbose=verbose) as experiment:
+        # 1. The data.
+        images, settings, state = experiment.prepare_data(), experiment.settings, experiment.state
+        if (finished := _finished(experiment)) is not None:
+            return finished
+        experiment.describe()
 
-        # 1. Refuse what can be refused before anything is written.
-        check_given(given)
-        check(**hyperparameters)
-        folder, checkpoint = runs.find(resume) if resume is not None else (None, None)
-        processes.end_with_parent(lost(folder))
-        started: dict[str, Any] = {}
-        if folder is not None:
-            stack.enter_context(runs.used_by_one(folder))
-            started = runs.read_config(folder)
-        config = as_started(config_of(data, given, hyperparameters), started)
-        data.dataset, data.batch_size = config["data"]["dataset"], config["data"]["batch_size"]
-        if folder is not None:
-            runs.check_config(folder, started, config)
-        state = checkpoints.read(checkpoint) if checkpoint is not None else None
-        curve = TrainingCurve()
-        saver = checkpoints.Saver(curve)
-        trainer = trainer_of(config, _callbacks(curve, saver, val_check_interval, pictures))
+        # 2. The model, with the same first weights whatever was drawn before.
+        with seeded(seed):
+            model = experiment.new_model()
+            if state is None:
+                initialize(model, images.training_images(), images.batch_size)
+                settings["model"] |= {"lr": model.lr, "weight_decay": model.weight_decay}
 
-        # 2. The data.
-        stack.enter_context(use_threads(threads))
-        data.trainer = trainer
-        data.prepare_data()
-        data.setup()
-        config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
-        if config["max_epochs"] == "auto":
-            trainer.fit_loop.max_epochs = initialize.epochs(data.steps_per_epoch, max_steps)
-            if max_steps == -1:  # else it stays auto: a resumed run may be given more steps
-                config["max_epochs"] = trainer.max_epochs
-        if folder is not None and checkpoint is not None and state is not None:
-            checkpoints.check_resumable(checkpoint, state, data.fingerprint())
-            if _is_finished(folder, data, config, state):
-                return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
-        say(data.describe())
-        config["threads"] = threads or run_threads(started, data, trainer)
-        stack.enter_context(use_threads(config["threads"]))
-        say(computes_on(trainer, config["threads"]))
+            # 3. The trainer. The order of callbacks counts: a save knows all that was logged and drawn up to its step,
+            # and nothing of a later one; and a run stops only where it was just saved.
+            curve = TrainingCurve()
+            saver = Saver(curve)
+            shown: list[L.Callback] = [progress(val_check_interval)] if verbose else []
+            ours = [curve, Initialization(), Calibration(), *shown, *_figures(saver, pictures)]
+            trainer = experiment.make_trainer([*ours, *callbacks, saver, StopOnSignal(saver)])
+            _say_plan(experiment, model)
 
-        # 3. The model, with the same first weights whatever was drawn before.
-        stack.enter_context(seeded(seed))
-        net = model_for(data, config["model"])
-        if state is None:
-            initialize.adapt(net, data.training_images(), data.batch_size)
-            config["model"] |= {"lr": net.lr, "weight_decay": net.weight_decay}
-        else:
-            _say_new_schedule(net, data, state)
-        say(_chosen(config, data))
-
-        # 4. The run's folder.
-        if folder is None and processes.rank() == 0:
-            folder = runs.create()
-            stack.enter_context(runs.used_by_one(folder))
-        folder = folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
-        saver.folder = folder
-        trainer.logger = runs.logger(folder, state["global_step"] if state else 0)
-        launcher = trainer.strategy.launcher
-        stack.enter_context(processes.starting_others(launcher, checkpoint or folder, lost(folder)))
-        stack.enter_context(one_sentence(folder))
-        _begin(folder, config, checkpoint, state)
-        if state is None or not state["callbacks"]["Saver"]["events"]:  # none of a sweep's winner
-            runs.write_hparams(trainer.logger, _hparams(data, config))
-
-        # 5. Training, then the final weights on the test set.
-        trainer.fit(net, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        trainer.test(net, datamodule=data, verbose=False)
-        if pictures and processes.rank() == 0:
-            from logreg_lightning.use import figures
-
-            figures.draw(trainer.logger.experiment, net, data, trainer.global_step)
-        trainer.logger.experiment.flush()
-
-        # 6. The results.
-        results = _results(trainer, data, saver, config, net)
-        runs.write_results(saver.folder, results)
-        num_test = data.data.num_test
-        remark = advice(results, saver.earlier, net.schedule, len(data.val_indices) or num_test, num_test)
-        _say_results(saver.folder, data, results, config, remark)
-        return Run(saver.folder, results, net.cpu().eval())
+            # 4. Training, then the final weights on the test set.
+            saver.folder = experiment.open_folder()
+            experiment.start_logging(
+                trainer, saver.folder, settings, [logger] if isinstance(logger, Logger) else logger
+            )
+            experiment.train(trainer, model, experiment.checkpoint)
+            run = experiment.end(trainer, model, saver, settings)
+        _say_results(run, experiment)
+        return run
 
 
-def _callbacks(
-    curve: TrainingCurve, saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool
-) -> list[L.Callback]:
-    """In the order in which Lightning calls them: a save knows all that was logged and drawn up to its step, and
-    nothing of a later one; and a run stops only where it was just saved."""
-    drawn: list[L.Callback] = []
-    if pictures:
-        from logreg_lightning.use.figures import WeightFigures
+def _figures(saver: Saver, pictures: bool) -> list[L.Callback]:
+    if not pictures:
+        return []
+    from logreg_lightning.use.figures import WeightFigures
 
-        drawn = [WeightFigures(saver)]
-    shown = progress(val_check_interval)
-    return [curve, Adaptation(), Calibration(), shown, *drawn, saver, StopOnSignal(saver)]
+    return [WeightFigures(saver)]
 
 
-def _chosen(config: dict[str, Any], data: ImageDataModule) -> str:
-    """What training will do, chosen or given."""
-    steps, model = data.plan.run_steps or 0, config["model"]
+def _finished(experiment: Experiment) -> Run | None:
+    """The run, where it has nothing left to do; says so."""
+    folder, checkpoint, state, run_steps = (
+        getattr(experiment, k) for k in ("folder", "checkpoint", "state", "run_steps")
+    )
+    if state is None or run_steps is None or state["global_step"] < run_steps or not runs.has_results(folder):
+        return None
+    longer = _train_longer(folder, experiment.settings, state["global_step"])
+    say(f"{folder} is finished: {state['global_step']} steps. Train longer with: {longer}")
+    return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
+
+
+def _say_plan(experiment: Experiment, model: LogisticRegression) -> None:
+    """Says what training will do, chosen or given.
+
+    Raises:
+        InputError: a resumed run cannot be continued exactly like that.
+    """
+    data, state, plan = experiment.data, experiment.state, experiment.data.plan
+    if state is not None:
+        before = state["ImageDataModule"]["steps_per_call"]
+        if plan.steps_per_call != before:
+            wanted = f"`max_steps={experiment.settings['max_steps']}` does not fit {experiment.folder}"
+            raise InputError(f"{wanted}; use a multiple of {before}")
+        step, rate = state["global_step"], state["optimizer_states"][0]["param_groups"][0]["lr"]
+        if model.lr_at(step - 1, plan.run_steps) != rate:
+            say(
+                f"The {experiment.settings['model']['schedule']} schedule now ends at step {plan.run_steps}: the learning "
+                f"rate continues at {model.lr_at(step, plan.run_steps):.3g}, after {rate:.3g}"
+            )
+    steps = plan.run_steps or 0
     epochs = steps / data.steps_per_epoch
-    return (
+    say(
         f"Training for {steps:,} steps of {data.batch_size} images, {epochs:.3g} epoch{'' if epochs == 1 else 's'}, "
-        f"with lr {model['lr']:g}, weight_decay {model['weight_decay']:g}"
+        f"with lr {model.lr:g}, weight_decay {model.weight_decay:g}"
     )
 
 
-def _is_finished(folder: Path, data: ImageDataModule, config: dict[str, Any], state: dict[str, Any]) -> bool:
-    """Whether the run has nothing left to do; says so."""
-    steps, run_steps = state["global_step"], data.plan.run_steps
-    if run_steps is not None and steps >= run_steps and runs.has_results(folder):
-        say(f"{folder} is finished: {steps} steps. Train longer with: {_train_longer(folder, config, steps)}")
-        return True
-    before = state["ImageDataModule"]["steps_per_call"]
-    if data.plan.steps_per_call != before:
-        raise InputError(f"`max_steps={config['max_steps']}` does not fit {folder}; use a multiple of {before}")
-    return False
-
-
-@rank_zero_only
-def _begin(folder: Path, config: dict[str, Any], checkpoint: Path | None, state: dict[str, Any] | None) -> None:
-    """Makes the folder ready: its settings written, nothing in it that training will write again."""
-    runs.write_config(folder, config)
-    last = folder / "checkpoints" / "last.ckpt"
-    if checkpoint is not None and checkpoint.resolve() != last.resolve():
-        # A kill from now on must not lead back to what is the future of this checkpoint.
-        atomic_write(last, checkpoint.read_bytes())
-    (folder / "results.json").unlink(missing_ok=True)
-    curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
-
-
-def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
-    """What TensorBoard's HParams tab compares runs by."""
-    shown = {name: config[name] for name in ("max_epochs", "seed")}
-    shown |= {f"data.{name}": config["data"][name] for name in ("batch_size", "val_size")}
-    return {
-        "data.dataset": data.dataset,
-        "data.features": data.source.what,
-        **shown,
-        **{f"model.{name}": value for name, value in config["model"].items()},
-    }
-
-
-def _results(
-    trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, config: dict[str, Any], net: LogisticRegression
-) -> dict[str, Any]:
-    return {
-        **what_was_trained(data, trainer, trainer.global_step),
-        "checkpoint": "checkpoints/last.ckpt",
-        "lr": config["model"]["lr"],
-        "weight_decay": config["model"]["weight_decay"],
-        "temperature": 1.0 if net.temperature is None else float(net.temperature),
-        "fit_seconds": saver.fit_seconds,
-        **saver.validated,
-        **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
-        "majority_class_accuracy": data.test_labels().bincount().max().item() / data.data.num_test,
-        "seed": config["seed"],
-    }
-
-
-def _say_results(
-    folder: Path, data: ImageDataModule, results: dict[str, Any], config: dict[str, Any], remark: str | None
-) -> None:
+def _say_results(run: Run, experiment: Experiment) -> None:
+    data, results = experiment.data, run.results
     majority = data.data.classes[int(data.test_labels().bincount().argmax())]
     shown = {
         **{name: value for name, value in results.items() if name.startswith("test/")},
@@ -280,30 +180,17 @@ def _say_results(
     numbers = {label: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for label, value in shown.items()}
     say("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
     say(
-        f"\nRun:                {folder}\n"
-        f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {folder.parent}\n"
-        f"Train longer with:  {_train_longer(folder, config, results['steps'])}"
-        + (f"\n\nNote: {remark}" if remark else "")
+        f"\nRun:                {run.path}\n"
+        f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {run.path.parent}\n"
+        f"Train longer with:  {_train_longer(run.path, experiment.settings, results['steps'])}"
+        + (f"\n\nNote: {run.remark}" if run.remark else "")
     )
 
 
-def _train_longer(folder: Path, config: dict[str, Any], steps: int) -> str:
+def _train_longer(folder: Path, settings: dict[str, Any], steps: int) -> str:
     """What resumes a finished run: it lifts the limit that ended it."""
-    limit = "max_steps" if 0 < config["max_steps"] <= steps else "max_epochs"
-    return processes.resume_with(folder, **{limit: 2 * config[limit]})
-
-
-def _say_new_schedule(net: LogisticRegression, data: ImageDataModule, state: dict[str, Any]) -> None:
-    step, before, run_steps = (
-        state["global_step"],
-        state["optimizer_states"][0]["param_groups"][0]["lr"],
-        data.plan.run_steps,
-    )
-    if net.lr_at(step - 1, run_steps) != before:
-        say(
-            f"The {net.schedule} schedule now ends at step {run_steps}: the learning rate continues at "
-            f"{net.lr_at(step, run_steps):.3g}, after {before:.3g}"
-        )
+    limit = "max_steps" if 0 < settings["max_steps"] <= steps else "max_epochs"
+    return processes.resume_with(folder, **{limit: 2 * settings[limit]})
 
 
 # The command line: every flag is a parameter of a typed signature above, its docstring the help.
@@ -313,7 +200,7 @@ def build_parser() -> ArgumentParser:
     """The flags of `fit.py`."""
     parser = cli.new_parser("fit", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
-    parser.add_function_arguments(fit, skip={"data", *inspect.signature(LogisticRegression).parameters})
+    parser.add_function_arguments(fit, skip={*IN_PYTHON_ONLY, *inspect.signature(LogisticRegression).parameters})
     parser.add_class_arguments(ImageDataModule, "data")
     parser.add_class_arguments(LogisticRegression, "model", skip=set(FROM_THE_DATA))
     return parser

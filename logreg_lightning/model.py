@@ -1,9 +1,22 @@
-"""Steps 3 to 6 of the tutorial: the model class, its loss, its optimizer, and one call of training."""
+"""Steps 3 to 7 of the tutorial: the model, its loss and their gradient, its optimizer, and one step after another.
+
+A mini-batch of images x, (N, D), and their labels y, (N,), is one step of SGD:
+
+    logits = x W' + b                            (N, K)  steps 3 and 4, `LogisticRegression.forward`
+    loss = mean of -log softmax(logits)[y]               step 5
+    G = (softmax(logits) - one_hot(y)) / N       (N, K)  its gradient by the logits, `gradient`
+    W.grad = G' x, b.grad = sum of G over N              the chain rule, in place of `loss.backward()`
+    optimizer.step()                                     steps 6 and 7, `sgd_steps`
+
+Standardised features (x - m) s need not be computed, `Standardizer.scaling` says why. A step takes 0.3 ms and Lightning's
+machinery around it three times that, so one `training_step` runs several; their number changes no bit.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -14,17 +27,20 @@ from torch.nn import functional as F
 from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.backbones import matching
-from logreg_lightning.runtime.curves import TrainingCurve
+from logreg_lightning.runtime.curves import TrainingCurve, count_steps
+from logreg_lightning.runtime.graph import Graph
 from logreg_lightning.runtime.plan import Plan
-from logreg_lightning.runtime.steps import count_steps, step_runner
 from logreg_lightning.training import hyperparameters
-from logreg_lightning.training.initialize import Adaptation
-from logreg_lightning.training.standardize import Standardizer, to_floats
+from logreg_lightning.training.initialize import Initialization
+from logreg_lightning.training.standardize import Scaling, Standardizer, to_floats
 from logreg_lightning.use.classifier import Calibration, ImageClassifier
 
 
 class LogisticRegression(ImageClassifier):
     """Multinomial logistic regression: one linear layer, trained with cross-entropy and SGD.
+
+    A subclass may override `forward`, with a hidden layer say, or `configure_optimizers`, with any optimizer of torch;
+    it is then trained by autograd, see `autograd_steps`.
 
     Args:
         in_features: Values in an image, channels x height x width, or features.
@@ -50,6 +66,8 @@ class LogisticRegression(ImageClassifier):
         InputError: a value is out of its range.
     """
 
+    takes_steps = True  # several mini-batches a call, of uint8; see `ImageDataModule.train_dataloader`
+
     def __init__(
         self,
         in_features: int,
@@ -68,17 +86,37 @@ class LogisticRegression(ImageClassifier):
         hyperparameters.check(**locals())
         image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
-        weights = torch.ones(num_classes) if class_weight else None
-        super().__init__(image_shape, class_names, weights, calibrate, backbone)
+        class_weights = torch.ones(num_classes) if class_weight else None
+        super().__init__(image_shape, class_names, class_weights, calibrate and not self.has_own_forward(), backbone)
         self.save_hyperparameters()
-        self.lr, self.momentum, self.weight_decay, self.schedule = lr, momentum, weight_decay, schedule
         self.linear = nn.Linear(in_features, num_classes)
         self.standardizer = Standardizer(in_features) if standardize else None
         if standardize:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
-        self.needs_data = standardize or bool(class_weight) or "auto" in (lr, weight_decay)  # see `auto.adapt`
+        self.needs_data = standardize or bool(class_weight) or "auto" in (lr, weight_decay)  # see `initialize`
         self.automatic_optimization = False  # one training_step runs several optimiser steps
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; auto until the training images were seen."""
+        return cast(float, self.hparams["lr"])
+
+    @property
+    def momentum(self) -> float:
+        return cast(float, self.hparams["momentum"])
+
+    @property
+    def weight_decay(self) -> float:
+        """The L2 penalty; auto until the training images were seen."""
+        return cast(float, self.hparams["weight_decay"])
+
+    @classmethod
+    def has_own_forward(cls) -> bool:
+        """Whether a subclass computes logits in a way of its own, so that the gradient written out here is not its."""
+        return cls.forward is not LogisticRegression.forward
+
+    # Steps 3 and 4: the model.
 
     def features(self, images: Tensor) -> Tensor:
         """Floats (N, in_features) of images (N, C, H, W): uint8 divided by 255, as `ToTensor` does, floats kept.
@@ -89,16 +127,23 @@ class LogisticRegression(ImageClassifier):
             images = matching(self.backbone).to(self.device).features(images)
         return to_floats(images, self.linear.weight.dtype)
 
+    def standardized(self, images: Tensor) -> Tensor:
+        """Standardised `features` (N, in_features), for a `forward` of one's own."""
+        features = self.features(images)
+        return features if self.standardizer is None else self.standardizer(features)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
         return F.linear(self.features(images), *self.on_pixels())
 
+    def folded_weights(self) -> tuple[Tensor, Tensor]:
+        """Weights (num_classes, in_features) and bias as they act on `features`, standardisation folded in."""
+        weight, bias = self.linear.weight, self.linear.bias
+        return (weight, bias) if self.standardizer is None else self.standardizer.scaling().fold(weight, bias)
+
     def on_pixels(self) -> tuple[Tensor, Tensor]:
-        """Weights (num_classes, in_features) and bias as they act on `features`, all the rest folded in."""
-        weight: Tensor = self.linear.weight
-        bias: Tensor = self.linear.bias
-        if self.standardizer is not None:
-            weight, bias = self.standardizer.scaling().fold(weight, bias)
+        """The `folded_weights`, divided by the temperature."""
+        weight, bias = self.folded_weights()
         return (weight, bias) if self.temperature is None else (weight / self.temperature, bias / self.temperature)
 
     def as_linear(self) -> nn.Linear:
@@ -107,32 +152,43 @@ class LogisticRegression(ImageClassifier):
         layer.load_state_dict(dict(zip(("weight", "bias"), self.on_pixels(), strict=True)))
         return layer
 
+    # Steps 5 to 7: loss, optimizer, training.
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD, whose learning rate the steps set, and to whose gradients they add weight decay, of the weights alone."""
         fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold
-        # The steps set its learning rate, and add weight decay themselves, to the weights alone.
-        optimizer = torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
-        self.optimizer_steps = step_runner(self, optimizer)
-        return optimizer
+        return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        there = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [kind() for kind in (TrainingCurve, Adaptation, Calibration) if kind not in there]
+        given = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (TrainingCurve, Initialization, Calibration) if kind not in given]
+
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if not isinstance(optimizer, torch.optim.Optimizer) or self.lr_schedulers() is not None:
+            raise InputError(
+                "`configure_optimizers` must return one optimizer alone; `schedule` changes learning rates"
+            )
+        has_own_optimizer = type(self).configure_optimizers is not LogisticRegression.configure_optimizers
+        by_autograd = self.has_own_forward() or has_own_optimizer
+        self.run_steps: Callable[[Steps, list[float]], Tensor] = (
+            functools.partial(autograd_steps, self, optimizer, world_size=self.trainer.world_size)
+            if by_autograd
+            else sgd(self, optimizer, self.trainer.world_size)
+        )
 
     @torch.no_grad()
     def training_step(self, batch: Steps | Sequence[Tensor], batch_idx: int) -> dict[str, Any]:
-        """For each mini-batch: logits, the gradient of their cross-entropy, a step of SGD.
+        """The steps of a call: what `ImageDataModule` loads, or the images and labels of a plain `DataLoader`, one step.
 
-        Takes what `ImageDataModule` loads, several mini-batches, or images and labels of a plain `DataLoader`, one.
-        Returns the images' logits (N, num_classes) and losses (N,), each from before its step, and the last step's
-        learning rate.
+        Returns what `batch_sums` does, and the last step's learning rate.
         """
         steps = Steps.of(batch, self.trainer.world_size)
-        run_steps = Plan.in_training(self.trainer).run_steps
-        rates = [self.lr_at(self.global_step + number, run_steps) for number in range(len(steps.sizes))]
-        logits = self.optimizer_steps(steps, rates)
+        last_step = Plan.in_training(self.trainer).run_steps
+        rates = [self.lr_at(self.global_step + number, last_step) for number in range(len(steps.sizes))]
+        log_probs = self.run_steps(steps, rates)
         count_steps(self.trainer, len(rates))
-        losses = F.cross_entropy(logits, steps.labels, self.class_weights, reduction="none")
-        return {"logits": logits, "losses": losses, "lr": rates[-1]}
+        return {**batch_sums(log_probs, steps, self.class_weights), "lr": rates[-1]}
 
     def lr_at(self, step: int, run_steps: int | None) -> float:
         """The learning rate of optimiser step `step`, counted from 0, in a run of `run_steps`.
@@ -140,11 +196,11 @@ class LogisticRegression(ImageClassifier):
         Raises:
             InputError: the schedule needs the run's length, and there is none.
         """
-        return rate_at(cast(float, self.lr), self.schedule, step, run_steps)
+        return rate_at(self.lr, self.hparams["schedule"], step, run_steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found = checkpoint["hyper_parameters"]  # with numbers for what was auto
-        self.lr, self.weight_decay, self.needs_data = found["lr"], found["weight_decay"], False
+        self.hparams.update(checkpoint["hyper_parameters"])  # with numbers for what was auto
+        self.needs_data = False
 
 
 def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float:
@@ -154,3 +210,165 @@ def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float
     if run_steps is None:
         raise InputError("`schedule='cosine'` needs an end: give the trainer `max_epochs` or `max_steps`")
     return lr * (1 + math.cos(math.pi * min(step / run_steps, 1.0))) / 2
+
+
+def gradient(log_probs: Tensor, labels: Tensor, count: int, class_weights: Tensor | None = None) -> Tensor:
+    """Gradient by logits of their cross-entropy with labels (N,), summed and divided by `count`.
+
+    It is (softmax - one-hot) / count (Bishop 2006, Pattern Recognition and Machine Learning, eq. 4.109), times the
+    weight of the image's class where classes have weights, float (classes,). The operator is the one that autograd
+    calls, so results are autograd's bit for bit; a whole step takes two thirds of the time.
+
+    Args:
+        log_probs: (N, classes), or (N, classes, heads) of several models at once: `logits.log_softmax(1)`.
+    """
+    index = at_labels(log_probs, labels)
+    grad_log_probs = torch.zeros_like(log_probs)
+    if class_weights is None:
+        grad_log_probs.scatter_(1, index, -1 / count)
+    else:
+        grad_log_probs.scatter_(1, index, class_weights[index].to(log_probs.dtype) * (-1 / count))
+    return torch.ops.aten._log_softmax_backward_data(grad_log_probs, log_probs, 1, log_probs.dtype)  # type: ignore[no-any-return]
+
+
+def at_labels(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """The index of each image's label, (N, 1) or (N, 1, heads), in log-probabilities (N, classes[, heads])."""
+    return labels.view(-1, *[1] * (log_probs.ndim - 1)).expand(-1, 1, *log_probs.shape[2:])
+
+
+def batch_sums(log_probs: Tensor, steps: Steps, class_weights: Tensor | None) -> dict[str, Any]:
+    """What the curve of a call's steps is drawn from, of log-probabilities (N, classes) from before each image's step.
+
+    Returns:
+        losses, hits: float64 (steps,) or (steps, heads), summed over each mini-batch of this process.
+        images: How many each mini-batch has over all processes.
+    """
+    index = at_labels(log_probs, steps.labels)
+    losses = -log_probs.gather(1, index).squeeze(1)
+    if class_weights is not None:
+        losses = losses * class_weights[index.squeeze(1)].to(losses.dtype)
+    hits = log_probs.argmax(1) == index.squeeze(1)
+    if losses.device.type == "mps":  # which has no float64
+        losses, hits = losses.cpu(), hits.cpu()
+    size = steps.sizes[0]  # of each mini-batch but the last, which may be smaller
+    missing = size * len(steps.sizes) - len(losses)
+
+    def sums(values: Tensor) -> Tensor:
+        padded = torch.cat([values.double(), values.new_zeros(missing, *values.shape[1:], dtype=torch.float64)])
+        return padded.view(len(steps.sizes), size, *values.shape[1:]).sum(1)
+
+    return {"losses": sums(losses), "hits": sums(hits), "images": steps.global_sizes}
+
+
+def mini_batches(steps: Steps, rates: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor, int, Any]]:
+    """Of each optimiser step: this process's images and labels, the images of all processes, the learning rate."""
+    batches = (torch.split(part, steps.sizes) for part in (steps.images, steps.labels))
+    return zip(*batches, steps.global_sizes, rates, strict=True)
+
+
+def sgd_steps(
+    model: LogisticRegression, optimizer: torch.optim.Optimizer, steps: Steps, rates: Sequence[Any], world_size: int
+) -> Tensor:
+    """A step for each mini-batch; returns all log-probabilities (N, classes), each from before its step.
+
+    Nothing in it waits for the device or depends on a value, so on a GPU it can be recorded and replayed.
+
+    Standardisation is folded into the weights, and with it the division of uint8 by 255. Weight decay is added as
+    `torch.optim.SGD` would, which knows no parameter without it but by a group more, which costs time.
+    """
+    weight, bias = model.linear.weight, model.linear.bias
+    unit = 1 if steps.images.is_floating_point() else 255
+    scaling: Scaling | None = None if model.standardizer is None else model.standardizer.scaling(unit)
+    class_weights, weight_decay = model.class_weights, model.weight_decay
+    all_log_probs = []
+    for images, labels, count, rate in mini_batches(steps, rates):
+        if scaling is None:
+            features = model.features(images)
+            logits = model.linear(features)
+        else:
+            features = images.flatten(1).to(weight.dtype)
+            logits = F.linear(features, *scaling.fold(weight, bias))
+        log_probs = logits.log_softmax(1)
+        grad_logits = gradient(log_probs, labels, count, class_weights)
+        weight.grad, bias.grad = (grad_logits.T @ features).to(weight.dtype), grad_logits.sum(0).to(bias.dtype)
+        if scaling is not None:
+            scaling.unfold(weight.grad, bias.grad)
+        if world_size > 1:
+            torch.distributed.all_reduce(weight.grad)
+            torch.distributed.all_reduce(bias.grad)
+        if weight_decay:
+            weight.grad.add_(weight, alpha=weight_decay)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        all_log_probs.append(log_probs)
+    return torch.cat(all_log_probs)
+
+
+def sgd(
+    model: LogisticRegression, optimizer: torch.optim.Optimizer, world_size: int
+) -> Callable[[Steps, list[float]], Tensor]:
+    """What runs the `sgd_steps` of a call: as one CUDA graph on a GPU, else one after the other.
+
+    Make a new one for each training: a graph holds on to the weights and the optimiser that it was recorded with.
+    """
+    group, on_gpu = optimizer.param_groups[0], model.device.type == "cuda"
+
+    def run(sizes: tuple[int, ...], images: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
+        steps = Steps(images, labels, list(sizes), list(sizes))
+        return sgd_steps(model, optimizer, steps, rates.unbind(), world_size)
+
+    graph = Graph(run)
+
+    def run_steps(steps: Steps, rates: list[float]) -> Tensor:
+        # What a CUDA graph can hold; a checkpoint of another device says otherwise.
+        group["fused"] = True if on_gpu else None
+        if on_gpu and world_size == 1:  # in a step of several processes their gradients meet, which is not recorded
+            on_device = torch.tensor(rates, device=model.device, dtype=torch.float32)  # as the fused kernel reads them
+            log_probs = graph(tuple(steps.sizes), steps.images, steps.labels, on_device)
+        else:
+            log_probs = sgd_steps(model, optimizer, steps, rates, world_size)
+        group["lr"] = rates[-1]  # a checkpoint holds a number, not a tensor on a GPU
+        return log_probs
+
+    return run_steps
+
+
+def autograd_steps(
+    model: LogisticRegression, optimizer: torch.optim.Optimizer, steps: Steps, rates: Sequence[float], world_size: int
+) -> Tensor:
+    """What `sgd_steps` does, for any `forward` and any optimizer, one `backward` a step.
+
+    The optimizer's own learning rates follow the model's schedule. Weight decay is of every weight matrix.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def log_probabilities(images: Tensor) -> Tensor:
+        own = model.has_own_forward()
+        logits = model(images) if own else F.linear(model.features(images), *model.folded_weights())
+        return logits.log_softmax(1)
+
+    all_log_probs = []
+    for images, labels, count, rate in mini_batches(steps, rates):
+        log_probs: list[Tensor] = []
+
+        def evaluate(
+            images: Tensor = images, labels: Tensor = labels, count: int = count, kept: Any = log_probs
+        ) -> Tensor:
+            with torch.enable_grad():
+                kept.append(log_probabilities(images))
+                loss = F.nll_loss(kept[-1], labels, model.class_weights, reduction="sum") / count
+                # Not loss.backward(): DDP would make means of what are parts of a sum here.
+                gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            with torch.no_grad():
+                for parameter, parameter.grad in zip(parameters, gradients, strict=True):
+                    if world_size > 1:
+                        torch.distributed.all_reduce(parameter.grad)
+                    if model.weight_decay and parameter.ndim > 1:
+                        parameter.grad.add_(parameter, alpha=model.weight_decay)
+            return loss.detach()
+
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate / model.lr
+        optimizer.step(evaluate)
+        all_log_probs.append(log_probs[0].detach())
+    return torch.cat(all_log_probs)

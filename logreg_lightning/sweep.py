@@ -22,31 +22,18 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from logreg_lightning import cli
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.fit import Run, fit
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
+from logreg_lightning.runtime.checkpoints import Saver
+from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.progress import progress, quiet
+from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import use_threads
-from logreg_lightning.training import initialize
-from logreg_lightning.training.experiment import (
-    FROM_THE_DATA,
-    as_started,
-    check_given,
-    computes_on,
-    config_of,
-    lost,
-    model_for,
-    one_sentence,
-    run_threads,
-    seeded,
-    trainer_of,
-    what_was_trained,
-)
-from logreg_lightning.training.heads import Heads, HeadsCurve, HeadsSaver, ranking, run_checkpoint, winner
-from logreg_lightning.training.hyperparameters import check
+from logreg_lightning.training import hyperparameters as ranges
+from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
+from logreg_lightning.training.heads import Heads, ranking, winner
+from logreg_lightning.training.initialize import Initializer, rounded, settle
 
 SWEPT = ("lr", "momentum", "weight_decay", "schedule", "seed")
 """Settings that may have several values; `seed` is the training's, the others are the model's."""
@@ -57,8 +44,14 @@ GROUP = 2**30
 LARGE = 2**28
 """Bytes of them from which on it is said how much memory they take."""
 
+SAVE_EVERY = 250
+"""Optimiser steps between two saves: the state is that of all heads, and so takes longer to write than a model's."""
+
 SHOWN = 10
 """Settings in the table at the end."""
+
+IN_PYTHON_ONLY = {"data", "verbose"}
+"""Parameters of `sweep` that are neither flags nor settings."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,7 @@ class Sweep:
 
 
 def sweep(
-    data: ImageDataModule,
+    data: ImageDataModule | str | Path = "auto",
     *,
     lr: Any = "auto",
     momentum: Any = 0.9,
@@ -98,14 +91,15 @@ def sweep(
     val_check_interval: int | None = None,
     pictures: bool = True,
     resume: str | None = None,
+    verbose: bool = True,
     **hyperparameters: Any,
 ) -> Sweep:
     """Trains every combination of settings at once, on the same batches, and leaves the best one as a run of its own.
 
-    The best has the highest val/accuracy; of several the lowest val/loss, then the lowest index. It alone is tested.
+    The best has the highest val/accuracy; of several the lowest val/loss, then the lowest index. Only the winner is tested.
 
     Args:
-        data: The images.
+        data: The images: a data module, or what it takes as `dataset`, a name or a folder.
         lr: Learning rates: numbers, auto, or auto times a factor (0.3x,1x,3x); several as a list or with commas.
         momentum: Momenta.
         weight_decay: L2 penalties: numbers, auto, or auto times a factor.
@@ -126,6 +120,7 @@ def sweep(
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
         pictures: Draw figures for TensorBoard.
         resume: A sweep to resume in its own folder, with its own settings: last, or a sweep's folder.
+        verbose: Whether to say anything.
         hyperparameters: Of `LogisticRegression`, the same for all: standardize, class_weight, calibrate.
 
     Returns:
@@ -136,83 +131,49 @@ def sweep(
         RunError: all settings diverged, a file could not be written, or another process of the sweep ended.
         KeyboardInterrupt: Ctrl-C ended it, after it was saved.
     """
-    given = {name: value for name, value in locals().items() if name not in ("data", "hyperparameters")}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet())
-
-        # 1. Refuse what can be refused before anything is written.
-        swept = {name: values_of(name, given.pop(name)) for name in SWEPT}
-        settings = _drawn(swept, random) if random is not None else _combinations(swept)
-        for setting in settings:
-            check(**{name: 1.0 if str(value).endswith("x") else value for name, value in setting.items()})
-            check_given({**given, "seed": setting["seed"]})
-        check(**hyperparameters)
-        folder = find(resume) if resume is not None else None
-        processes.end_with_parent(lost(folder))
-        started: dict[str, Any] = {}
-        if folder is not None:
-            stack.enter_context(runs.used_by_one(folder))
-            started = runs.read_config(folder)
-        written = {name: values if isinstance(values, str) else list(values) for name, values in swept.items()}
-        config = config_of(data, {**given, "seed": written.pop("seed")}, {**hyperparameters, **written})
-        config = as_started(config, started)
-        data.dataset, data.batch_size = config["data"]["dataset"], config["data"]["batch_size"]
-        if folder is not None:
-            # Of groups of different lengths no winner could be chosen.
-            runs.check_config(folder, started, config, runs.MAY_CHANGE - {"max_epochs", "max_steps"})
-
-        # 2. The data.
-        stack.enter_context(use_threads(threads))
-        data.trainer = trainer_of(config, [])
-        data.prepare_data()
-        data.setup()
-        if data.watches_test:
+    given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
+    swept = {name: values_of(name, given.pop(name)) for name in SWEPT}
+    settings = _drawn(swept, random) if random is not None else _combinations(swept)
+    for setting in settings:
+        ranges.check(**{name: 1.0 if str(value).endswith("x") else value for name, value in setting.items()})
+        check_given({**given, "seed": setting["seed"]})
+    ranges.check(**hyperparameters)
+    written = {name: values if isinstance(values, str) else list(values) for name, values in swept.items()}
+    given["seed"] = written.pop("seed")
+    found = (find(resume) if resume is not None else None, None)
+    # Of groups of different lengths no winner could be chosen.
+    may_change = runs.MAY_CHANGE - {"max_epochs", "max_steps"}
+    with Experiment("sweep", data, given, {**hyperparameters, **written}, found, may_change, verbose) as experiment:
+        images = experiment.prepare_data()
+        if images.watches_test:
             raise InputError(
-                f"`val_size={data.val_size}` leaves no validation images, by which a sweep chooses; use a larger one"
+                f"`val_size={images.val_size}` leaves no validation images, by which a sweep chooses; use a larger one"
             )
-        config["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
-        if config["max_epochs"] == "auto":
-            config["max_epochs"] = initialize.epochs(data.steps_per_epoch, max_steps)
-        groups = _groups(settings, data.data.num_features * len(data.data.classes))
-        if folder is not None and runs.has_results(folder) and (finished := _finished(folder)):
-            say(f"{folder} is finished: {len(settings)} settings")
+        groups = _groups(settings, images.data.num_features * len(images.data.classes))
+        if (finished := _finished(experiment.folder)) is not None:
+            say(f"{finished.path} is finished: {len(settings)} settings")
             return finished
-        say(data.describe())
-        config["threads"] = threads or run_threads(started, data, data.trainer, len(groups[0]))
-        stack.enter_context(use_threads(config["threads"]))
-        say(computes_on(data.trainer, config["threads"]))
-
-        # 3. The sweep's folder.
-        if folder is None and processes.rank() == 0:
-            folder = runs.create("sweep")
-            stack.enter_context(runs.used_by_one(folder))
-        folder = folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
-        stack.enter_context(one_sentence(folder))
-        if processes.rank() == 0:
-            runs.write_config(folder, config)
-
-        # 4. Training, group after group.
-        adapter: list[initialize.Adapter] = []
-        states = []
-        for number, group in enumerate(groups):
-            with seeded(settings[group[0]]["seed"]):
-                folder, state = _train(folder, number, groups, data, config, settings, adapter)
-                states.append(state)
-
-        # 5. The results, and the winner as a run of its own.
-        trained = _trained(states)
-        results = _results(data, trained, states)
-        best = winner([row["val/accuracy"] for row in trained], [row["val/loss"] for row in trained])
+        experiment.describe(models=len(groups[0]))
+        folder = experiment.open_folder()
+        trainings = _Trainings(experiment, settings, groups)
+        rows = trainings.train_all()
+        best = winner([row["val/accuracy"] for row in rows], [row["val/loss"] for row in rows])
         if best is None:
             raise RunError("all settings diverged: try smaller values of `lr`")
-        named = _named(swept, trained)
-        with contextlib.redirect_stdout(io.StringIO()):  # what it says of a run would be taken for the sweep's
-            run = _take(folder, data, config, best, states)
-        results["best"] = {"index": best, "run": str(run.path), **named[best]}
+        run = trainings.promote(best)
+        named = _named(swept, rows)
+        results = {
+            **experiment.what_was_trained(run.results["steps"]),
+            "settings": len(rows),
+            "diverged": [index for index, row in enumerate(rows) if math.isnan(row["val/loss"])],
+            "fit_seconds": trainings.seconds,
+            "best": {"index": best, "run": str(run.path), **named[best]},
+        }
+        folder = experiment.folder or folder
         if processes.rank() == 0:
             if pictures:
                 given_rows = [row | _given(row, setting) for row, setting in zip(named, settings, strict=True)]
-                _draw(folder, data, trained, given_rows, steps=states[0]["global_step"])
+                _draw(folder, images, rows, given_rows, steps=run.results["steps"])
             _write(folder, results, named)
         _say(folder, results, named, run)
         return Sweep(folder, results, named, run)
@@ -232,7 +193,7 @@ def find(sweep: str) -> Path:
     return folder
 
 
-def take(sweep: str, index: int) -> Run:
+def promote(sweep: str, index: int) -> Run:
     """Makes an ordinary run of a setting of a finished sweep, and tests it.
 
     Args:
@@ -243,25 +204,29 @@ def take(sweep: str, index: int) -> Run:
         InputError: there is no such sweep or setting, or it diverged.
     """
     folder = find(sweep)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet())
-        stack.enter_context(runs.used_by_one(folder))
-        if not runs.has_results(folder):
-            raise InputError(f"{folder} is not finished; resume it first: {processes.resume_with(folder)}")
-        config, rows = runs.read_config(folder), _rows(folder)
-        if not 0 <= index < len(rows):
-            raise InputError(f"{folder} has the settings 0 to {len(rows) - 1}, not {index}")
-        if math.isnan(rows[index]["val/loss"]):
-            raise InputError(f"setting {index} of {folder} diverged; take another")
-        data = ImageDataModule(**config["data"])
-        data.trainer = trainer_of(config, [])
+    if not runs.has_results(folder):
+        raise InputError(f"{folder} is not finished; resume it first: {processes.resume_with(folder)}")
+    config, rows = runs.read_config(folder), _rows(folder)
+    if not 0 <= index < len(rows):
+        raise InputError(f"{folder} has the settings 0 to {len(rows) - 1}, not {index}")
+    if math.isnan(rows[index]["val/loss"]):
+        raise InputError(f"setting {index} of {folder} diverged; promote another")
+    top = {name: value for name, value in config.items() if name not in ("data", "model", "random")}
+    with Experiment("sweep", ImageDataModule(**config["data"]), top, config["model"], (folder, None)) as experiment:
+        experiment.prepare_data()
+        experiment.describe()
+        experiment.open_folder()
         files = sorted((folder / "checkpoints").glob("group_*.ckpt"), key=lambda file: int(file.stem[6:]))
-        states = [checkpoints.read(file) for file in files]
-        return _take(folder, data, config, index, states)
+        groups = [checkpoints.read(file)["indices"] for file in files]
+        run = _Trainings(experiment, [], groups).promote(index)
+    say(f"{run.path}: test/accuracy {run.results['test/accuracy']:.4g}")
+    return run
 
 
-def _finished(folder: Path) -> Sweep | None:
-    """A finished sweep; None where its winner's run is gone, which is then made again."""
+def _finished(folder: Path | None) -> Sweep | None:
+    """A finished sweep; None where it is not, or where its winner's run is gone, which is then made again."""
+    if folder is None or not runs.has_results(folder):
+        return None
     results = runs.read_results(folder)
     run = Path(results["best"]["run"])
     if not runs.has_results(run):
@@ -370,86 +335,153 @@ def _groups(settings: list[dict[str, Any]], weights: int) -> list[list[int]]:
 # Training.
 
 
-def _train(
-    folder: Path,
-    number: int,
-    groups: list[list[int]],
-    data: ImageDataModule,
-    config: dict[str, Any],
-    settings: list[dict[str, Any]],
-    adapter: list[initialize.Adapter],
-) -> tuple[Path, dict[str, Any]]:
-    """Trains the group of that number, or what is left of it; returns the sweep's folder and the group's last
-    checkpoint."""
-    group = groups[number]
-    name = f"group_{number}.ckpt"
-    file = folder / "checkpoints" / name
-    state = checkpoints.read(file) if file.is_file() else None
-    curve = HeadsCurve()
-    saver = HeadsSaver(curve, name)
-    saver.folder = folder
-    callbacks: list[L.Callback] = [curve, progress(config["val_check_interval"]), saver, StopOnSignal(saver)]
-    data.trainer = trainer = trainer_of(config, callbacks)
-    if state is not None:
-        checkpoints.check_data(file, state, data.fingerprint())
-        if "validated" in state:
-            return folder, state
-    if state is None:
-        heads = Heads(_models(data, config, [settings[index] for index in group], adapter))
-    else:
-        heads = Heads(LogisticRegression(**hyperparameters) for hyperparameters in state["heads"])
-    say(
-        f"Training {len(group)} setting{'' if len(group) == 1 else 's'} at once"
-        + (f", group {number + 1} of {len(groups)}," if len(groups) > 1 else "")
-        + f" for {data.plan.run_steps or 0:,} steps of {data.batch_size} images"
-    )
-    with processes.starting_others(trainer.strategy.launcher, folder, lost(folder)):
-        trainer.fit(heads, datamodule=data, ckpt_path=file if state is not None else None, weights_only=True)
-        # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
-        trainer.validate(heads, datamodule=data, verbose=False)
-    file = saver.folder / "checkpoints" / name
-    state = checkpoints.read(file)
-    state["state_dict"] |= {k: v.cpu() for k, v in heads.state_dict().items() if k in ("temperature", "diverged")}
-    state["validated"] = [heads.val_loss.tolist(), heads.val_accuracy.tolist()]
-    state["indices"] = group
-    if processes.rank() == 0:
-        checkpoints.AtomicCheckpointIO().save_checkpoint(state, file)
-    return saver.folder, state
+@dataclass
+class _Group:
+    """Settings that are trained together.
+
+    Attributes:
+        indices: Theirs among all settings.
+        heads: A head for each, trained and validated.
+    """
+
+    indices: list[int]
+    heads: Heads
+    trainer: L.Trainer
+    curve: TrainingCurve
+    saver: Saver
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """Of each setting what it was trained with, and its validation metrics, by its index."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        losses, accuracies = self.heads.val_loss.tolist(), self.heads.val_accuracy.tolist()
+        rows = {}
+        for number, (index, setting) in enumerate(zip(self.indices, self.heads.settings, strict=True)):
+            own = {f"model.{name}": setting[name] for name in SWEPT if name != "seed"}
+            bad = bool(self.curve.diverged) and self.curve.diverged[number]
+            loss, accuracy = (math.nan, math.nan) if bad else (losses[number], accuracies[number])
+            rows[index] = {**own, "seed": data.state_dict()["seed"], "val/loss": loss, "val/accuracy": accuracy}
+        return rows
 
 
-def _models(
-    data: ImageDataModule, config: dict[str, Any], settings: list[dict[str, Any]], adapter: list[initialize.Adapter]
-) -> list[LogisticRegression]:
-    """A model for each setting, with numbers for what was auto; the images are looked at once for all of them."""
-    models = []
-    for setting in settings:
-        own = {name: value for name, value in setting.items() if name != "seed"}
-        factors = {name: float(value[:-1]) for name, value in own.items() if str(value).endswith("x")}
-        with seeded(setting["seed"]):  # each has the first weights that it would have alone
-            model = model_for(data, {**config["model"], **own, **dict.fromkeys(factors, "auto")})
-        if model.needs_data:
-            adapter[:] = adapter or [initialize.Adapter(model, data.training_images(), data.batch_size)]
-            adapter[0].adapt(model)
-        for name, factor in factors.items():
-            value = initialize.rounded(factor * getattr(model, name))
-            setattr(model, name, value)
-            initialize.settle(model, **{name: value})
-        models.append(model)
-    return models
+class _Trainings:
+    """The trainings of a sweep, group after group.
+
+    Args:
+        settings: All of them; none are needed of groups that were saved.
+        groups: Indices of the settings that are trained together.
+
+    Attributes:
+        seconds: What the trainings took.
+    """
+
+    def __init__(self, experiment: Experiment, settings: list[dict[str, Any]], groups: list[list[int]]) -> None:
+        self.experiment, self.settings, self.groups = experiment, settings, groups
+        self.initializer: Initializer | None = None
+        self.seconds = 0.0
+        self.last: _Group | None = None
+
+    def train_all(self) -> list[dict[str, Any]]:
+        """Trains what is left of each group; returns the settings' rows."""
+        rows: dict[int, dict[str, Any]] = {}
+        for number in range(len(self.groups)):
+            self.last = None  # its weights may be large
+            self.last = self.train(number)
+            self.seconds += self.last.saver.fit_seconds
+            rows |= self.last.rows()
+        return [rows[index] for index in sorted(rows)]
+
+    def train(self, number: int) -> _Group:
+        """Trains the group of that number, or what is left of it, and validates it."""
+        experiment, indices = self.experiment, self.groups[number]
+        assert experiment.folder is not None
+        file = experiment.folder / "checkpoints" / f"group_{number}.ckpt"
+        state = checkpoints.read(file) if file.is_file() else None
+        curve = TrainingCurve()
+        saver = Saver(curve, file.name, best=None, every=SAVE_EVERY)
+        saver.folder = experiment.folder
+        shown = progress(experiment.settings["val_check_interval"])
+        seed = state["ImageDataModule"]["seed"] if state is not None else self.settings[indices[0]]["seed"]
+        with seeded(seed):
+            trainer = experiment.make_trainer([curve, shown, saver, StopOnSignal(saver)])
+            if state is None:
+                heads = Heads(self._models([self.settings[index] for index in indices]), indices)
+            else:
+                checkpoints.check_data(file, state, experiment.data.fingerprint())
+                heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
+            if state is None or state["global_step"] < (experiment.run_steps or 0):
+                together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
+                which = f", group {number + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
+                steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
+                say(f"Training {together}{which} for {steps}")
+            experiment.train(trainer, heads, file if state is not None else None)
+            # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
+            trainer.validate(heads, datamodule=experiment.data, verbose=False)
+        experiment.folder = saver.folder  # process 0 told it to the others
+        return _Group(indices, heads, trainer, curve, saver)
+
+    def _models(self, settings: list[dict[str, Any]]) -> list[LogisticRegression]:
+        """A model for each setting, with numbers for what was auto; the images are looked at once for all of them."""
+        data, models = self.experiment.data, []
+        for setting in settings:
+            own = {name: value for name, value in setting.items() if name != "seed"}
+            factors = {name: float(value[:-1]) for name, value in own.items() if str(value).endswith("x")}
+            with seeded(setting["seed"]):  # each has the first weights that it would have alone
+                model = self.experiment.new_model(**own, **dict.fromkeys(factors, "auto"))
+            if model.needs_data:
+                self.initializer = self.initializer or Initializer(model, data.training_images(), data.batch_size)
+                self.initializer.initialize(model)
+            settle(model, **{name: rounded(factor * getattr(model, name)) for name, factor in factors.items()})
+            models.append(model)
+        return models
+
+    def promote(self, index: int) -> Run:
+        """Makes an ordinary run of a setting, once, and tests it."""
+        experiment = self.experiment
+        [number] = [number for number, indices in enumerate(self.groups) if index in indices]
+        group = self.last if self.last is not None and index in self.last.indices else self.train(number)
+        assert experiment.folder is not None
+        row, head = group.rows()[index], group.indices.index(index)
+        with isolate_rng():  # of the first weights that a model draws nothing is used
+            model, optimizer = group.heads.model(head)
+        model_settings = {name: value for name, value in model.hparams.items() if name not in FROM_THE_DATA}
+        settings = {**experiment.settings, "seed": row["seed"], "model": model_settings}
+        settings.pop("random", None)
+        noted_in = experiment.folder / "promoted.json"
+        noted: dict[str, str] = json.loads(noted_in.read_text(encoding="utf-8")) if noted_in.is_file() else {}
+        path = noted.get(str(index), "")
+        if processes.rank() == 0 and not Path(path or "none").is_dir():
+            path = str(runs.create())
+            atomic_write(noted_in, json.dumps({**noted, str(index): path}).encode())
+        folder = Path(group.trainer.strategy.broadcast(path))
+        if runs.has_results(folder):
+            return Run(folder, runs.read_results(folder), LogisticRegression.load(folder))
+        trainer, saver = group.trainer, Saver(group.curve)
+        if processes.rank() == 0:
+            runs.write_config(folder, settings)
+        experiment.start_logging(trainer, folder, settings)
+
+        # What the trainer has trained is this one head from here on.
+        saver.folder, saver.best, saver.seconds = (
+            folder,
+            row["val/accuracy"],
+            group.saver.fit_seconds / len(group.indices),
+        )
+        saver.validated = {name: values[head] for name, values in group.curve.point.items()}
+        saver.validated |= {name: row[name] for name in ("val/loss", "val/accuracy")}
+        group.curve.point, group.curve.diverged = {}, []
+        trainer.callbacks = [group.curve, saver]  # type: ignore[attr-defined]
+        trainer.strategy.connect(model)
+        trainer.strategy.optimizers = [optimizer]
+        optimizer.param_groups[0]["lr"] = model.lr_at(trainer.global_step - 1, trainer.global_step)
+        # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
+        saved = checkpoints.read(experiment.folder / "checkpoints" / group.saver.last)
+        trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
+        for name in ("best.ckpt", "last.ckpt"):
+            saver.save(trainer, name)
+        return experiment.end(trainer, model, saver, settings)
 
 
 # Results.
-
-
-def _trained(states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each setting, by its index, what it was trained with, and its validation metrics."""
-    rows: dict[int, dict[str, Any]] = {}
-    for state in states:
-        for index, setting, loss, accuracy in zip(state["indices"], state["heads"], *state["validated"], strict=True):
-            own = {f"model.{name}": setting[name] for name in SWEPT if name != "seed"}
-            seed = state["ImageDataModule"]["seed"]
-            rows[index] = {**own, "seed": seed, "val/loss": loss, "val/accuracy": accuracy}
-    return [rows[index] for index in sorted(rows)]
 
 
 def _named(swept: dict[str, tuple[Any, ...] | str], trained: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -461,16 +493,6 @@ def _named(swept: dict[str, tuple[Any, ...] | str], trained: list[dict[str, Any]
 def _given(row: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
     """What was swept, as it was given: a factor of auto, which may be another number for another momentum."""
     return {name: setting[name.removeprefix("model.")] for name in row if not name.startswith("val/")}
-
-
-def _results(data: ImageDataModule, trained: list[dict[str, Any]], states: list[dict[str, Any]]) -> dict[str, Any]:
-    assert data.trainer is not None
-    return {
-        **what_was_trained(data, data.trainer, states[0]["global_step"]),
-        "settings": len(trained),
-        "diverged": [index for index, row in enumerate(trained) if math.isnan(row["val/loss"])],
-        "fit_seconds": sum(state["callbacks"]["HeadsSaver"]["seconds"] for state in states),
-    }
 
 
 def _draw(
@@ -518,7 +540,7 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
         f"Best:               {best}, a run of its own in {run.path}: test/accuracy {run.results['test/accuracy']:.4g}"
     )
     if processes.command_line() is not None:
-        say(f"Take another one:   {processes.command_with('--take', 'INDEX', str(folder), name='sweep')}")
+        say(f"Promote another:    {processes.command_with('--promote', 'INDEX', str(folder), name='sweep')}")
     edge = _edge(named, best)
     if edge:
         say(f"\nNote: {edge}")
@@ -542,40 +564,6 @@ def _edge(named: list[dict[str, Any]], best: int) -> str | None:
     return "; ".join(found) or None
 
 
-# A setting as a run of its own.
-
-
-def _take(
-    folder: Path,
-    data: ImageDataModule,
-    config: dict[str, Any],
-    index: int,
-    states: list[dict[str, Any]],
-) -> Run:
-    """Makes an ordinary run of a setting, once, and tests it."""
-    group = next(state for state in states if index in state["indices"])
-    with isolate_rng():  # of the first weights that a model draws nothing is used
-        state = run_checkpoint(group, group["indices"].index(index))
-    model = {name: value for name, value in state["hyper_parameters"].items() if name not in FROM_THE_DATA}
-    seed = state["ImageDataModule"]["seed"]
-    taken = folder / "taken.json"
-    noted: dict[str, str] = json.loads(taken.read_text(encoding="utf-8")) if taken.is_file() else {}
-    run = noted.get(str(index), "")
-    if processes.rank() == 0 and not (run and (Path(run) / "checkpoints" / "last.ckpt").is_file()):
-        path = Path(run) if run and Path(run).is_dir() else runs.create()
-        run = str(path)
-        atomic_write(taken, json.dumps({**noted, str(index): run}).encode())
-        settings = {name: value for name, value in config.items() if name != "random"}
-        runs.write_config(path, {**settings, "seed": seed, "model": model})
-        for name in ("best.ckpt", "last.ckpt"):
-            checkpoints.AtomicCheckpointIO().save_checkpoint(state, path / "checkpoints" / name)
-    trainer = data.trainer
-    assert trainer is not None
-    run = trainer.strategy.broadcast(run)
-    top = {name: config[name] for name in inspect.signature(fit).parameters if name in config and name != "data"}
-    return fit(data, **{**top, "seed": seed, "resume": run}, **model)
-
-
 # The command line.
 
 
@@ -586,14 +574,20 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
     parser.add_argument(
-        "--take", nargs=2, metavar=("INDEX", "SWEEP"), help="Make a run of that setting of a finished sweep, and end."
+        "--promote",
+        "--take",  # its name so far
+        nargs=2,
+        metavar=("INDEX", "SWEEP"),
+        help="Make a run of that setting of a finished sweep, and end.",
     )
     swept = {
         name: parameter.default for name, parameter in inspect.signature(sweep).parameters.items() if name in SWEPT
     }
     models = {name: default for name, default in swept.items() if name != "seed"}
     parser.add_argument("--seed", type=Any, default=0, help="Seeds; those of each seed are trained together.")
-    parser.add_function_arguments(sweep, skip={"data", *SWEPT, *inspect.signature(LogisticRegression).parameters})
+    parser.add_function_arguments(
+        sweep, skip={*IN_PYTHON_ONLY, *SWEPT, *inspect.signature(LogisticRegression).parameters}
+    )
     parser.add_class_arguments(ImageDataModule, "data")
     parser.add_class_arguments(LogisticRegression, "model", skip={*FROM_THE_DATA, *models})
     for name, default in models.items():
@@ -614,16 +608,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
 
     def run(settings: Namespace) -> None:
-        if settings.take is not None:
-            index, folder = settings.take
+        if settings.promote is not None:
+            index, folder = settings.promote
             if not str(index).isdecimal():
-                raise InputError(f"--take {index} {folder}: the first word is the setting's index, a number")
-            take(folder, int(index))
+                raise InputError(f"--promote {index} {folder}: the first word is the setting's index, a number")
+            promote(folder, int(index))
             return
         if settings.resume is not None:
             settings = cli.settings_of_run(parser, argv, find(settings.resume))
         top = settings.as_dict()
-        for name in ("config", "take"):
+        for name in ("config", "promote"):
             top.pop(name, None)
         data, hyperparameters = top.pop("data"), top.pop("model")
         sweep(ImageDataModule(**data), **top, **hyperparameters)

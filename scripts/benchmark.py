@@ -477,7 +477,6 @@ def replay(replays: int) -> float:
 def gpu_steps(calls: int) -> Figures:
     """Microseconds an optimiser step of this project on a GPU, in calls of at most 50: as a graph, and one by one."""
     import torch
-
     from logreg_lightning.runtime.steps import optimizer_steps
 
     found = {}

@@ -10,13 +10,13 @@ import lightning as L
 import pytest
 import torch
 from conftest import curves, fit, refused
+from logreg_lightning.runtime.steps import cross_entropy_gradient
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime.steps import cross_entropy_gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:

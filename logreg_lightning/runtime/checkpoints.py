@@ -52,16 +52,21 @@ class Saver(L.Callback):
 
     Args:
         curve: What logs the training curve.
+        last: Name of the file that is kept at least every 50 optimiser steps.
+        best: Name of the file of the best validation; None where none is kept.
+        every: Optimiser steps between two saves at least, for a state that takes long to write; the end is saved too.
 
     Attributes:
         folder: The run's.
-        saved_at: Optimiser steps at the last save, -1 before the first.
+        saved_at: Optimiser steps at the last save of `last`, -1 before the first.
         validated: The last validation's metrics by their logged names, and those of training since the last point.
         earlier: `val/loss` at the last validation of the run's first quarter and of its first two, where there was one.
     """
 
-    def __init__(self, curve: TrainingCurve) -> None:
-        self.curve = curve
+    def __init__(
+        self, curve: TrainingCurve, last: str = "last.ckpt", best: str | None = "best.ckpt", every: int = 1
+    ) -> None:
+        self.curve, self.last, self.best_file, self.every = curve, last, best, every
         self.folder = Path()
         self.best = float("-inf")
         self.seconds = 0.0
@@ -101,12 +106,17 @@ class Saver(L.Callback):
         """Wall time from the first batch asked for to the last step done or to now, over all parts of the run."""
         return self.seconds + (time.perf_counter() - self._since if self._since else 0.0)
 
-    def _save(self, trainer: L.Trainer, name: str) -> None:
+    def save(self, trainer: L.Trainer, name: str) -> None:
+        """Writes the trainer's state into the folder."""
         # The curves on disk must hold every point up to the save, or a kill leaves a gap.
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.flush()
         trainer.save_checkpoint(self.folder / "checkpoints" / name)
-        self.saved_at = trainer.global_step
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        if trainer.global_step - self.saved_at >= self.every or trainer.global_step == self.plan.run_steps:
+            self.save(trainer, self.last)
+            self.saved_at = trainer.global_step
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.plan = Plan.in_training(trainer)
@@ -114,11 +124,11 @@ class Saver(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self.plan.is_save(trainer.global_step):
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.plan.is_epoch_end_save(trainer.global_step):
-            self._save(trainer, "last.ckpt")
+            self._save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
@@ -130,8 +140,9 @@ class Saver(L.Callback):
                 self.earlier[quarters] = self.validated["val/loss"]
         if self.validated["val/accuracy"] > self.best:
             self.best = self.validated["val/accuracy"]
-            self._save(trainer, "best.ckpt")
-        self._save(trainer, "last.ckpt")
+            if self.best_file is not None:
+                self.save(trainer, self.best_file)
+        self._save_last(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds, self._since = self.fit_seconds, 0.0
@@ -222,20 +233,6 @@ def _from_format_3(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 BEFORE_FORMAT_3 = {"standardize": False, "class_weight": None, "calibrate": False}
 """What models were before they had these settings."""
-
-
-def check_resumable(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
-    """Makes sure that the run of a checkpoint can be resumed exactly, with data of this fingerprint.
-
-    Raises:
-        InputError: it was trained on other data, the sentence says what differs, or in a way that is no more.
-    """
-    if state["optimizer_states"][0]["param_groups"][0]["weight_decay"]:  # up to format 2
-        raise InputError(
-            f"{path} cannot be resumed: its weight decay took the bias too, and that of this version does not; use the "
-            "version that wrote it, which its run's results.json names, or start a new run"
-        )
-    check_data(path, state, now)
 
 
 def check_data(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import RunError
 from logreg_lightning.runtime.files import replace
 from logreg_lightning.runtime.plan import Plan
 
 DIVERGED = 1e6
-"""Nats: a mean loss from here on, or NaN, ends the training. A large learning rate alone never makes the loss infinite,
+"""Nats: a mean loss from here on, or NaN, is no training any more. A large learning rate alone never makes the loss infinite,
 since the gradient of cross-entropy is bounded; this loss stands for a probability of exp(-1,000,000)."""
 
 
@@ -44,25 +44,36 @@ class TrainingCurve(L.Callback):
     """Logs `train/loss`, `train/accuracy` and `train/lr` at every 50th optimiser step of an epoch and at its end.
 
     A point is the mean over the images since the last one, each with the weights of its own step. `training_step` must
-    return its images' logits and losses and the learning rate. The x axis of all curves is made to count optimiser
-    steps: Lightning's own counts calls of `training_step`.
+    return, of each of its steps, the sums of its images' `losses` and `hits`, float64 (steps,), how many `images` they
+    are of, over all processes, and the last `lr`. The x axis of all curves is made to count optimiser steps: Lightning's
+    own counts calls of `training_step`.
+
+    Where several models are trained at once, the sums are (steps, models): nothing is logged but the smallest loss, on
+    the bar, and a model that diverges ends nothing.
 
     Attributes:
-        point: Loss and accuracy of the last point.
+        point: Loss and accuracy of the last point; a list of them for several models.
+        diverged: Which of several models have diverged, at any point.
 
     Raises:
         RunError: the training diverged.
     """
 
     def __init__(self) -> None:
-        self.point: dict[str, float] = {}
-        # Since the last point: of each image its loss and whether it was classified correctly, and the mini-batches'
-        # sizes. A run is saved only where a point was just logged, so no checkpoint needs them.
-        self.images: list[tuple[Tensor, Tensor]] = []
-        self.sizes: list[int] = []
+        self.point: dict[str, Any] = {}
+        self.diverged: list[bool] = []
+        # Since the last point. A run is saved only where a point was just logged, so no checkpoint needs it.
+        self.sums: list[tuple[Tensor, Tensor]] = []
+        self.images: list[int] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"point": self.point, "diverged": self.diverged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.point, self.diverged = state_dict["point"], state_dict["diverged"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.images, self.sizes = [], []
+        self.sums, self.images = [], []
         self.plan = Plan.in_training(trainer)
         if self.plan.val_interval is not None:
             trainer.val_check_batch = self.plan.val_interval // self.plan.steps_per_call  # Lightning counts calls
@@ -70,32 +81,35 @@ class TrainingCurve(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        steps, logits = Steps.of(batch, trainer.world_size), outputs["logits"]
-        self.images.append((outputs["losses"], logits.argmax(1) == steps.labels))
-        self.sizes += steps.global_sizes
+        self.sums.append((outputs["losses"], outputs["hits"]))
+        self.images += outputs["images"]
         count_steps_on_the_x_axis(trainer)
         if self.plan.is_point(trainer.global_step):
             self._log_point(trainer, pl_module, outputs["lr"])
 
     def _log_point(self, trainer: L.Trainer, pl_module: L.LightningModule, lr: float) -> None:
-        losses, hits = (torch.cat(parts) for parts in zip(*self.images, strict=True))
-        if losses.device.type == "mps":  # which has no float64
-            losses, hits = losses.cpu(), hits.cpu()
-        sums = torch.stack([losses.double().sum(), hits.sum()])
+        losses, hits = (torch.cat(parts) for parts in zip(*self.sums, strict=True))
+        sums = torch.stack([losses.sum(0), hits.sum(0)])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
-        loss, accuracy = (sums / sum(self.sizes)).tolist()
-        if not loss < DIVERGED:
-            where = _where_it_diverged(losses, self.sizes, trainer)
+        loss, accuracy = (sums / sum(self.images)).tolist()
+        self.point = {"train/loss": loss, "train/accuracy": accuracy}
+        if isinstance(loss, list):
+            before = self.diverged or [False] * len(loss)
+            self.diverged = [was or not value < DIVERGED for was, value in zip(before, loss, strict=True)]
+            shown = min((value for value, bad in zip(loss, self.diverged, strict=True) if not bad), default=math.inf)
+        elif loss < DIVERGED:
+            shown = loss
+            for logger in trainer.loggers:  # not self.log: Trainer(log_every_n_steps=...) would leave points out
+                logger.log_metrics({**self.point, "train/lr": lr}, trainer.global_step)
+        else:
+            where = _where_it_diverged(losses, self.images, trainer)
             settings = "`lr` is {lr:g}, `momentum` {momentum:g}, `weight_decay` {weight_decay:g}".format(
                 **pl_module.hparams
             )
             raise RunError(f"training diverged: {where}; try a smaller `lr` ({settings})")
-        self.images, self.sizes = [], []
-        self.point = {"train/loss": loss, "train/accuracy": accuracy}
-        pl_module.log("train/loss", loss, prog_bar=True, logger=False)
-        for logger in trainer.loggers:  # not self.log: Trainer(log_every_n_steps=...) would leave points out
-            logger.log_metrics({**self.point, "train/lr": lr}, trainer.global_step)
+        self.sums, self.images = [], []
+        pl_module.log("train/loss", shown, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         count_steps_on_the_x_axis(trainer)
@@ -104,17 +118,25 @@ class TrainingCurve(L.Callback):
         count_steps_on_the_x_axis(trainer)
 
 
+def count_steps(trainer: L.Trainer, number: int) -> None:
+    """Adds to Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as a step."""
+    progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+    for _ in range(number):
+        progress.increment_ready()
+        progress.increment_completed()
+
+
 def count_steps_on_the_x_axis(trainer: L.Trainer) -> None:
-    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # a logger's x axis has no public name
 
 
-def _where_it_diverged(losses: Tensor, sizes: Sequence[int], trainer: L.Trainer) -> str:
-    """The first of these optimiser steps whose loss is out of bounds, of this rank's losses (N,)."""
-    first = trainer.global_step - len(sizes) + 1
-    rank, ranks = trainer.global_rank, trainer.world_size
-    steps = torch.split(losses, [len(range(rank, size, ranks)) for size in sizes])
-    diverged = [(float(step.mean()), number) for number, step in enumerate(steps, first) if not step.mean() < DIVERGED]
-    loss, number = diverged[0] if diverged else (float(losses.max()), trainer.global_step)
+def _where_it_diverged(losses: Tensor, images: Sequence[int], trainer: L.Trainer) -> str:
+    """The first of these optimiser steps whose loss is out of bounds, of this process's sums of losses (steps,)."""
+    first, ranks = trainer.global_step - len(images) + 1, trainer.world_size
+    shares = [max(1, len(range(trainer.global_rank, size, ranks))) for size in images]
+    means = [loss / share for loss, share in zip(losses.tolist(), shares, strict=True)]
+    diverged = [(loss, number) for number, loss in enumerate(means, first) if not loss < DIVERGED]
+    loss, number = diverged[0] if diverged else (max(means), trainer.global_step)
     return f"the loss is {loss:.3g} at step {number}"
 
 

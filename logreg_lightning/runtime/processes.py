@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import re
 import shlex
@@ -29,9 +30,24 @@ def rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
+_muted = contextvars.ContextVar("_muted", default=False)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """As long as it is entered, `say` says nothing."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
 @rank_zero_only
 def say(text: str) -> None:
     """Prints once, whatever the number of processes and whatever characters the output can show."""
+    if _muted.get():
+        return
     try:
         print(text, flush=True)
     except UnicodeEncodeError:

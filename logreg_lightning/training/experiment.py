@@ -1,17 +1,19 @@
-"""What a training is made of, whatever it trains: its settings, its trainer, and how it ends."""
+"""What any training needs, of one model or of many: settings, data, trainer, folder, and how it ends."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import inspect
 import math
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -19,18 +21,277 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime import checkpoints, processes, runs
+from logreg_lightning.runtime import checkpoints, curves, processes, runs
+from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.threads import threads_for
+from logreg_lightning.runtime.progress import quiet
+from logreg_lightning.runtime.threads import threads_for, use_threads
+from logreg_lightning.training import initialize
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
 """Parameters of a model that are no settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        results: What `results.json` holds.
+        model: The trained model, on the CPU, ready to predict.
+        remark: What looks wrong about the results, and what to do; None where nothing does.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    model: LogisticRegression
+    remark: str | None = None
+
+
+class Experiment:
+    """A training from its settings to its results; leave it as a context, whatever happens.
+
+    The order is: `prepare_data`, a model, `open_folder`, `make_trainer`, `train`, `end`. Until the folder is opened nothing of
+    the training is written.
+
+    Args:
+        kind: version for one run, sweep for many at once: what its folder is called.
+        data: The images, or what `ImageDataModule` takes as `dataset`. It is copied, never changed.
+        given: Settings but for those of data and model.
+        settings_of_model: Those that were given.
+        found: The folder to resume, if any, and the checkpoint in it, if any.
+        may_change: Settings that a resumed training may be given anew.
+        verbose: Whether to say anything.
+
+    Attributes:
+        settings: All settings, as `config.yaml` holds them: as given, in a resumed training as it was started; numbers in
+            place of auto once these are known.
+        started: The settings of a resumed training; empty in a new one.
+        folder: Of the training; None before it is opened.
+        state: Content of the checkpoint; None where there is none.
+
+    Raises:
+        InputError: something of it cannot be used.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        data: ImageDataModule | str | Path,
+        given: dict[str, Any],
+        settings_of_model: dict[str, Any],
+        found: tuple[Path | None, Path | None] = (None, None),
+        may_change: frozenset[str] = runs.MAY_CHANGE,
+        verbose: bool = True,
+    ) -> None:
+        self.kind = kind
+        self.folder, self.checkpoint = found
+        self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else copy.copy(data)
+        self.threads, self.started = given["threads"], {}
+        self._given, self._settings_of_model, self._may_change = given, settings_of_model, may_change
+        self._verbose = verbose
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(quiet())
+            if not self._verbose:
+                stack.enter_context(processes.muted())
+            processes.end_with_parent(peer_exited_message(self.folder))
+            if self.folder is not None:
+                stack.enter_context(runs.used_by_one(self.folder))
+                self.started = runs.read_config(self.folder)
+            config = settings_of(self.data, self._given, self._settings_of_model)
+            self.settings = as_started(config, self.started)
+            self.data.dataset, self.data.batch_size = (self.settings["data"][k] for k in ("dataset", "batch_size"))
+            if self.folder is not None:
+                runs.check_config(self.folder, self.started, self.settings, self._may_change)
+            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            self.machine = trainer_of(self.settings, [])  # refuses what this machine has not; it trains nothing
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *details: Any) -> bool | None:
+        return self._stack.__exit__(*details)
+
+    # The data.
+
+    def prepare_data(self) -> ImageDataModule:
+        """Fetches, loads and splits the images; settings that depend on them become numbers.
+
+        Raises:
+            InputError: they cannot be had, or are not those that a checkpoint was trained on.
+        """
+        data, settings = self.data, self.settings
+        self._stack.enter_context(use_threads(self.threads))
+        data.trainer = self.machine
+        data.prepare_data()
+        data.setup()
+        settings["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
+        self.max_epochs = settings["max_epochs"]
+        if self.max_epochs == "auto":
+            self.max_epochs = initialize.epochs(data.steps_per_epoch, settings["max_steps"])
+            if self.kind == "sweep" or settings["max_steps"] == -1:  # else it stays auto: a run may be given more steps
+                settings["max_epochs"] = self.max_epochs
+        if self.checkpoint is not None and self.state is not None:
+            checkpoints.check_data(self.checkpoint, self.state, data.fingerprint())
+        return data
+
+    def describe(self, models: int = 1) -> None:
+        """Says on what data and on what device so many models at once are trained, and chooses the threads."""
+        say(self.data.describe())
+        number = self.threads or self._threads(models)
+        self.settings["threads"] = number
+        self._stack.enter_context(use_threads(number))
+        say(describe_device(self.machine, number))
+
+    def _threads(self, models: int) -> int | None:
+        """Those that the training began with, or as many as a step of so many models is worth; None where that is left to
+        Lightning and torch."""
+        if self.machine.world_size > 1 or self.machine.strategy.root_device.type != "cpu":
+            return None
+        before: int | None = self.started.get("threads")
+        dataset = self.data.data
+        return before or threads_for(self.data.batch_size * dataset.num_features * len(dataset.classes) * models)
+
+    @property
+    def run_steps(self) -> int | None:
+        """Optimiser steps in the whole training; None where nothing limits them. To be asked for after `prepare_data`."""
+        limits = (self.max_epochs * self.data.steps_per_epoch, self.settings["max_steps"])
+        return min((limit for limit in limits if limit > 0), default=None)
+
+    # The model.
+
+    def new_model(self, **changes: Any) -> LogisticRegression:
+        """A new model of the data's images or features and classes, with the settings, but for these."""
+        dataset = self.data.data
+        return LogisticRegression(
+            dataset.num_features,
+            len(dataset.classes),
+            **{**self.settings["model"], **changes},
+            image_shape=dataset.image_shape,
+            class_names=dataset.classes,
+            backbone=dataset.backbone,
+        )
+
+    # The folder and the trainer.
+
+    def open_folder(self) -> Path:
+        """Makes the folder, if it is a new one, and writes the settings into it; from here on errors say how to resume."""
+        if self.folder is None and processes.rank() == 0:
+            self.folder = runs.create(self.kind)
+            self._stack.enter_context(runs.used_by_one(self.folder))
+        self.folder = self.folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
+        self._stack.enter_context(report_expected_errors(self.folder))
+        if processes.rank() == 0:
+            runs.write_config(self.folder, self.settings)
+        return self.folder
+
+    def make_trainer(self, callbacks: Iterable[L.Callback]) -> L.Trainer:
+        """The trainer that the data and settings ask for; it becomes the data's."""
+        trainer = trainer_of({**self.settings, "max_epochs": self.max_epochs}, callbacks)
+        self.data.trainer = trainer
+        return trainer
+
+    def train(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: Path | None) -> None:
+        """Trains what a checkpoint left, if there is one, in as many processes as the trainer has."""
+        assert self.folder is not None
+        resume = (checkpoint if self.kind == "version" else None) or self.folder
+        with processes.starting_others(trainer.strategy.launcher, resume, peer_exited_message(self.folder)):
+            trainer.fit(module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+
+    # The end of a run.
+
+    def start_logging(
+        self, trainer: L.Trainer, folder: Path, settings: dict[str, Any], more: Sequence[Logger] = ()
+    ) -> None:
+        """Curves go into that run's folder from here on, and to more loggers; cuts off what a checkpoint knows nothing of.
+
+        Args:
+            settings: The run's.
+        """
+        resumed = self.state if folder == self.folder else None
+        if processes.rank() == 0:
+            last = folder / "checkpoints" / "last.ckpt"
+            if resumed is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
+                # A kill from now on must not lead back to what is the future of this checkpoint.
+                atomic_write(last, self.checkpoint.read_bytes())
+            (folder / "results.json").unlink(missing_ok=True)
+            curves.truncate_event_files(folder, resumed["callbacks"]["Saver"]["events"] if resumed is not None else {})
+        logger = runs.logger(folder, resumed["global_step"] if resumed else 0)
+        trainer.loggers = [logger, *more]
+        if resumed is None:
+            runs.write_hparams(logger, self._shown_by_tensorboard(settings))
+
+    def _shown_by_tensorboard(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What TensorBoard's HParams tab compares runs by."""
+        return {
+            "data.dataset": self.data.dataset,
+            "data.features": self.data.source.what,
+            **{name: settings[name] for name in ("max_epochs", "seed")},
+            **{f"data.{name}": settings["data"][name] for name in ("batch_size", "val_size")},
+            **{f"model.{name}": value for name, value in settings["model"].items()},
+        }
+
+    def end(
+        self, trainer: L.Trainer, model: LogisticRegression, saver: checkpoints.Saver, settings: dict[str, Any]
+    ) -> Run:
+        """Tests a trained model, draws it, and writes its results into the saver's folder.
+
+        Args:
+            trainer: Its `loggers` are the run's, see `start_logging`.
+            settings: The run's.
+        """
+        from logreg_lightning.use.advice import advice
+
+        data, folder = self.data, saver.folder
+        trainer.test(model, datamodule=data, verbose=False)
+        logger: Any = trainer.loggers[0]
+        if settings["pictures"] and processes.rank() == 0:
+            from logreg_lightning.use import figures
+
+            figures.draw(logger.experiment, model, data, trainer.global_step)
+        logger.experiment.flush()
+        num_test = data.data.num_test
+        results = {
+            **self.what_was_trained(trainer.global_step),
+            "checkpoint": "checkpoints/last.ckpt",
+            "lr": model.lr,
+            "weight_decay": model.weight_decay,
+            "temperature": 1.0 if model.temperature is None else float(model.temperature),
+            "fit_seconds": saver.fit_seconds,
+            **saver.validated,
+            **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+            "majority_class_accuracy": data.test_labels().bincount().max().item() / num_test,
+            "seed": settings["seed"],
+        }
+        runs.write_results(folder, results)
+        schedule = settings["model"]["schedule"]
+        remark = advice(results, saver.earlier, schedule, len(data.val_indices) or num_test, num_test)
+        return Run(folder, results, model.cpu().eval(), remark)
+
+    def what_was_trained(self, steps: int) -> dict[str, Any]:
+        """What `results.json` holds of any training: on what data, how long, and what made it."""
+        data = self.data
+        return {
+            "command": processes.command_line(),
+            "dataset": data.dataset,
+            "features": data.source.what,
+            "epochs": math.ceil(steps / data.steps_per_epoch),
+            "steps": steps,
+            "batch_size": data.batch_size,
+            "accelerator": type(self.machine.accelerator).__name__.removesuffix("Accelerator").lower(),
+            "devices": self.machine.num_devices,
+            "versions": runs.versions(),
+        }
 
 
 def check_given(given: dict[str, Any]) -> None:
@@ -48,26 +309,26 @@ def check_given(given: dict[str, Any]) -> None:
         raise InputError(f"`max_steps` must be at least 1, or -1 for no limit, not {given['max_steps']}")
 
 
-def config_of(data: ImageDataModule, given: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """All settings of a run, as `config.yaml` holds them."""
+def settings_of(data: ImageDataModule, given: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """All settings of a training, as `config.yaml` holds them."""
     parameters = inspect.signature(LogisticRegression).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in FROM_THE_DATA}
-    unknown = set(hyperparameters) - set(defaults)
+    unknown = set(model) - set(defaults)
     if unknown:
         raise TypeError(f"fit() takes no {', '.join(sorted(unknown))}; a model has {', '.join(defaults)}")
-    settings = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
-    return {**given, "resume": None, "data": settings, "model": {**defaults, **hyperparameters}}
+    of_data = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
+    return {**given, "resume": None, "data": of_data, "model": {**defaults, **model}}
 
 
-def as_started(config: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
-    """The settings, those that are auto as they became when the run was started."""
-    filled = {name: started.get(name, value) if value == "auto" else value for name, value in config.items()}
+def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
+    """The settings, those that are auto as they became when the training was started."""
+    filled = {name: started.get(name, value) if value == "auto" else value for name, value in settings.items()}
     return filled | {
-        name: as_started(value, started.get(name, {})) for name, value in config.items() if isinstance(value, dict)
+        name: as_started(value, started.get(name, {})) for name, value in settings.items() if isinstance(value, dict)
     }
 
 
-def trainer_of(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trainer:
     """Lightning's trainer of these settings, which saves, draws and prints nothing of its own.
 
     Raises:
@@ -76,7 +337,7 @@ def trainer_of(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "max_epochs", "max_steps")
     # Lightning's own requeueing on SLURM saves where nothing here looks for it.
     slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-    interval = given["val_check_interval"]
+    interval, callbacks = given["val_check_interval"], list(callbacks)
     settings = {name: given[name] for name in names if given[name] != "auto" or name != "max_epochs"}
     if MPSAccelerator.is_available() and settings["accelerator"] == "auto":
         # For so small a model an Apple GPU would mostly wait: each of a step's ten operators takes longer to start than
@@ -115,50 +376,12 @@ def trainer_of(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
     return trainer
 
 
-def model_for(data: ImageDataModule, hyperparameters: dict[str, Any]) -> LogisticRegression:
-    """A new model of the data's images or features and classes."""
-    names = data.data.classes
-    return LogisticRegression(
-        data.data.num_features,
-        len(names),
-        **hyperparameters,
-        image_shape=data.data.image_shape,
-        class_names=names,
-        backbone=data.data.backbone,
-    )
-
-
-def run_threads(started: dict[str, Any], data: ImageDataModule, trainer: L.Trainer, models: int = 1) -> int | None:
-    """Those that the run began with, or as many as a step of so many models is worth; None where that is left to
-    Lightning and torch."""
-    if trainer.world_size > 1 or trainer.strategy.root_device.type != "cpu":
-        return None
-    before: int | None = started.get("threads")
-    work = data.batch_size * data.data.num_features * len(data.data.classes) * models
-    return before or threads_for(work)
-
-
-def computes_on(trainer: L.Trainer, threads: int | None) -> str:
+def describe_device(trainer: L.Trainer, threads: int | None) -> str:
     """What it computes on, for a person to read."""
     device = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(trainer.strategy.root_device.type, "a GPU")
     number = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
     many = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
     return f"Computing on {device}{number}{many}"
-
-
-def what_was_trained(data: ImageDataModule, trainer: L.Trainer, steps: int) -> dict[str, Any]:
-    """What `results.json` holds of any training: on what data, how long, and what made it."""
-    return {
-        "command": processes.command_line(),
-        "dataset": data.dataset,
-        "features": data.source.what,
-        "epochs": math.ceil(steps / data.steps_per_epoch),
-        "steps": steps,
-        "batch_size": data.batch_size,
-        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
-        "devices": trainer.num_devices,
-        "versions": runs.versions(),
-    }
 
 
 @contextlib.contextmanager
@@ -176,7 +399,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_sentence(folder: Path) -> Iterator[None]:
+def report_expected_errors(folder: Path) -> Iterator[None]:
     """Says how to resume the run where something ends it that is no bug."""
     try:
         yield
@@ -199,13 +422,13 @@ def one_sentence(folder: Path) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
-        raise RunError(lost(folder)) from None
+        raise RunError(peer_exited_message(folder)) from None
 
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def lost(folder: Path | None) -> str:
+def peer_exited_message(folder: Path | None) -> str:
     """What a process says when another one of its run is gone."""
     resume = f"; resume with: {processes.resume_with(folder)}" if folder is not None else ""
     return f"another process of this run has ended{resume}"

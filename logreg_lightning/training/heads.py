@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from logreg_lightning.data.loader import Steps
-from logreg_lightning.model import LogisticRegression, rate_at
+from logreg_lightning.model import LogisticRegression, at_labels, gradient, mini_batches, rate_at
 from logreg_lightning.runtime import checkpoints
-from logreg_lightning.runtime.curves import DIVERGED, TrainingCurve, count_steps_on_the_x_axis
+from logreg_lightning.runtime.curves import count_steps
+from logreg_lightning.runtime.graph import Graph
 from logreg_lightning.runtime.plan import Plan
-from logreg_lightning.runtime.steps import GraphedSteps, Rates, count_steps
 from logreg_lightning.training import metrics
 from logreg_lightning.training.standardize import to_floats
-
-SAVE_EVERY = 250
-"""Optimiser steps between two saves: the state is that of all heads, and so takes longer to write than a model's."""
 
 VALIDATED = 2**22
 """Logits that are validated together at most."""
@@ -37,23 +34,27 @@ class Heads(L.LightningModule):
 
     Args:
         models: One for each setting, with numbers for what was auto. They share everything else.
+        indices: Theirs, among more models than these.
 
     Attributes:
-        val_loss, val_accuracy: float64 (heads,), of the last validation; NaN of heads that diverged.
+        val_loss, val_accuracy: float64 (heads,), of the last validation; NaN of heads that are no longer finite.
     """
+
+    takes_steps = True
 
     weight_momentum: Tensor
     bias_momentum: Tensor
     class_weights: Tensor | None
     temperature: Tensor
-    point: Tensor
-    diverged: Tensor
+    val_loss: Tensor
+    val_accuracy: Tensor
     momentum: Tensor
     weight_decay: Tensor
 
-    def __init__(self, models: Iterable[LogisticRegression]) -> None:
+    def __init__(self, models: Iterable[LogisticRegression], indices: Sequence[int] = ()) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.indices = list(indices)
         weights, biases, hyperparameters = [], [], []
         for model in models:
             weights.append(model.linear.weight.detach())
@@ -69,8 +70,6 @@ class Heads(L.LightningModule):
         self.calibrates = model.calibrates
         heads = len(self.settings)
         self.register_buffer("temperature", torch.ones(heads))
-        self.register_buffer("point", torch.zeros(2, heads))  # loss and accuracy of the last point of training
-        self.register_buffer("diverged", torch.zeros(heads, dtype=torch.bool))
         of_rows = [torch.tensor([float(s[name]) for s in self.settings]) for name in ("momentum", "weight_decay")]
         for name, values in zip(("momentum", "weight_decay"), of_rows, strict=True):
             self.register_buffer(name, values.repeat(self.num_classes), persistent=False)
@@ -83,13 +82,25 @@ class Heads(L.LightningModule):
 
     def configure_optimizers(self) -> None:
         """None: the steps update the weights themselves, each head by its own settings."""
-        on_gpu = self.device.type == "cuda" and self.trainer.world_size == 1
-        self.graphed = GraphedSteps(self._steps) if on_gpu else None
+
+    def on_train_start(self) -> None:
+        def run(sizes: tuple[int, ...], images: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
+            return self.steps(Steps(images, labels, list(sizes), list(sizes)), rates)
+
+        self.graph = Graph(run) if self.device.type == "cuda" and self.trainer.world_size == 1 else None
 
     def rates(self, first: int, count: int, run_steps: int | None) -> Tensor:
         """Learning rates, float32 (count, heads), of the optimiser steps from `first` on."""
-        rates = [[_rate(setting, step, run_steps) for setting in self.settings] for step in range(first, first + count)]
+        rates = [
+            [self._rate(setting, step, run_steps) for setting in self.settings] for step in range(first, first + count)
+        ]
         return torch.tensor(rates, dtype=torch.float32)
+
+    @staticmethod
+    def _rate(setting: dict[str, Any], step: int, run_steps: int | None) -> float:
+        """Without an end, which a sweep always has, the rate stays."""
+        schedule = "constant" if run_steps is None else setting["schedule"]
+        return rate_at(setting["lr"], schedule, step, run_steps)
 
     def features(self, images: Tensor) -> Tensor:
         """Standardised features, float (N, features), of images, uint8 or float (N, ...)."""
@@ -105,40 +116,40 @@ class Heads(L.LightningModule):
 
     @torch.no_grad()
     def training_step(self, batch: Steps | Sequence[Tensor], batch_idx: int) -> dict[str, Any]:
-        """The optimiser steps of a call; returns losses and hits, float (2, heads), summed over its images."""
+        """The optimiser steps of a call; returns what `TrainingCurve` takes of several models."""
         steps = Steps.of(batch, self.trainer.world_size)
-        rates = self.rates(self.global_step, len(steps.sizes), Plan.in_training(self.trainer).run_steps)
-        on_device = rates.to(self.device)
-        sums = self.graphed(steps, on_device) if self.graphed else self._steps(steps, on_device.unbind())
+        rates = self.rates(self.global_step, len(steps.sizes), Plan.in_training(self.trainer).run_steps).to(self.device)
+        if self.graph is None:
+            losses, hits = self.steps(steps, rates, self.trainer.world_size)
+        else:
+            losses, hits = self.graph(tuple(steps.sizes), steps.images, steps.labels, rates)
         count_steps(self.trainer, len(rates))
-        return {"sums": sums, "sizes": steps.global_sizes}
+        return {"losses": losses, "hits": hits, "images": steps.global_sizes, "lr": 0.0}
 
-    def _steps(self, steps: Steps, rates: Rates) -> Tensor:
-        """An optimiser step for each mini-batch, of all heads; returns losses and hits, float (2, heads)."""
-        heads = len(self.settings)
-        dtype = self.weight.dtype
+    def steps(self, steps: Steps, rates: Tensor, world_size: int = 1) -> Tensor:
+        """An optimiser step for each mini-batch, of all heads, with learning rates (steps, heads).
+
+        Returns losses and hits, float64 (2, steps, heads), summed over each mini-batch of this process.
+        """
         sums = []
-        batches = zip(*(torch.split(part, steps.sizes) for part in (steps.images, steps.labels)), strict=True)
-        for (images, labels), global_size, rate in zip(batches, steps.global_sizes, rates, strict=True):
+        for images, labels, count, rate in mini_batches(steps, rates.unbind()):
             features = self.features(images)
             log_probs = self.logits(features).log_softmax(1)
-            index = labels.view(-1, 1, 1).expand(-1, 1, heads)
+            index = at_labels(log_probs, labels)
             picked = log_probs.gather(1, index).squeeze(1)
-            share = torch.full_like(labels, 1 / global_size, dtype=dtype)
-            if self.class_weights is not None:
-                share = share * self.class_weights[labels].to(dtype)
-            losses = (picked * (share * -global_size).unsqueeze(1)).sum(0)
-            sums.append(torch.stack([losses, (picked >= log_probs.amax(1)).sum(0).to(losses.dtype)]))
-            grad = log_probs.exp_().scatter_(1, index, -1, reduce="add").mul_(share.view(-1, 1, 1)).flatten(1)
-            self._update(grad, features, cast(Tensor, rate).to(dtype).repeat(self.num_classes))
-        return torch.stack(sums).sum(0)
+            weights = 1 if self.class_weights is None else self.class_weights[labels].to(picked.dtype).unsqueeze(1)
+            sums.append(torch.stack([(-weights * picked).sum(0), (picked >= log_probs.amax(1)).sum(0)]))
+            grad = gradient(log_probs, labels, count, self.class_weights).flatten(1)
+            self._update(grad, features, rate.to(grad.dtype).repeat(self.num_classes), world_size)
+        sums_of_steps = torch.stack(sums, 1)
+        return (sums_of_steps.cpu() if sums_of_steps.device.type == "mps" else sums_of_steps).double()
 
-    def _update(self, grad: Tensor, features: Tensor, rate: Tensor) -> None:
+    def _update(self, grad: Tensor, features: Tensor, rate: Tensor, world_size: int) -> None:
         """A step of SGD: the gradient by the logits (N, classes x heads), and each row's learning rate."""
         weight, bias, momentum = self.weight, self.bias, self.momentum.to(self.weight.dtype)
         self.weight_momentum.mul_(momentum.unsqueeze(1))
         self.bias_momentum.mul_(momentum)
-        if self.trainer.world_size > 1:
+        if world_size > 1:
             grad_weight, grad_bias = (grad.T @ features).to(weight.dtype), grad.sum(0).to(bias.dtype)
             torch.distributed.all_reduce(grad_weight)
             torch.distributed.all_reduce(grad_bias)
@@ -155,8 +166,12 @@ class Heads(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         # Before the end nothing needs the temperatures, and each costs a pass over all logits.
         at_the_end = self.trainer.state.fn == "validate"
-        self.temperatures = metrics.TEMPERATURES if self.calibrates and at_the_end else (1.0,)
-        self.totals = torch.zeros(len(self.temperatures) + 1, len(self.settings), dtype=torch.float64)
+        self.begin_validation(metrics.TEMPERATURES if self.calibrates and at_the_end else (1.0,))
+
+    def begin_validation(self, temperatures: Sequence[float]) -> None:
+        """From here on losses are summed, at each of these temperatures."""
+        self.temperatures = temperatures
+        self.totals = torch.zeros(len(temperatures) + 1, len(self.settings), dtype=torch.float64)
         self.count = torch.zeros(2, dtype=torch.float64)  # images, and the sum of their weights
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -164,7 +179,7 @@ class Heads(L.LightningModule):
         most = max(1, VALIDATED // len(self.bias))
         for part, truth in zip(torch.split(images, most), torch.split(labels, most), strict=True):
             logits = self.logits(self.features(part)).float()
-            index = truth.view(-1, 1, 1).expand(-1, 1, logits.shape[2])
+            index = at_labels(logits, truth)
             weights = torch.ones_like(truth, dtype=torch.float32)
             weights = weights if self.class_weights is None else self.class_weights[truth].float()
             # Equal logits count as the class that comes first, as argmax has it.
@@ -181,26 +196,48 @@ class Heads(L.LightningModule):
             both = torch.cat([self.totals.flatten(), self.count]).to(self.device)
             torch.distributed.all_reduce(both)
             self.totals, self.count = both[:-2].view_as(self.totals).cpu(), both[-2:].cpu()
+        self.end_validation()
+        best = winner(self.val_accuracy.tolist(), self.val_loss.tolist()) or 0
+        values = {"val/loss": self.val_loss[best].float(), "val/accuracy": self.val_accuracy[best].float()}
+        self.log_dict(values, prog_bar=True)
+
+    def end_validation(self) -> None:
+        """Sets `temperature`, `val_loss` and `val_accuracy` by what was summed."""
         smallest, chosen = self.totals[:-1].min(0)
         self.temperature.copy_(torch.tensor(self.temperatures)[chosen])
-        diverged = self.diverged.cpu() | ~smallest.isfinite()
-        self.diverged.copy_(diverged)
-        self.val_loss = (smallest / self.count[1]).masked_fill(diverged, math.nan)
-        self.val_accuracy = (self.totals[-1] / self.count[0]).masked_fill(diverged, math.nan)
-        best = winner(self.val_accuracy.tolist(), self.val_loss.tolist()) or 0
-        self.log_dict(
-            {"val/loss": self.val_loss[best].float(), "val/accuracy": self.val_accuracy[best].float()}, prog_bar=True
-        )
+        broken = ~smallest.isfinite()
+        self.val_loss = (smallest / self.count[1]).masked_fill(broken, math.nan)
+        self.val_accuracy = (self.totals[-1] / self.count[0]).masked_fill(broken, math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = checkpoints.FORMAT
         checkpoint["heads"] = self.settings
+        checkpoint["indices"] = self.indices
 
+    def model(self, number: int) -> tuple[LogisticRegression, torch.optim.Optimizer]:
+        """The head of that number as a model of its own, on the CPU, and its optimizer: what it would be, trained alone."""
+        model = LogisticRegression(**self.settings[number])
+        model.needs_data = False
 
-def _rate(setting: dict[str, Any], step: int, run_steps: int | None) -> float:
-    """Without an end, which a sweep always has, the rate stays."""
-    schedule = "constant" if run_steps is None else setting["schedule"]
-    return rate_at(setting["lr"], schedule, step, run_steps)
+        def of_head(rows: Tensor) -> Tensor:
+            return (
+                rows.detach().cpu().view(self.num_classes, len(self.settings), *rows.shape[1:])[:, number].contiguous()
+            )
+
+        model.to(self.weight.dtype)
+        model.linear.weight.data, model.linear.bias.data = of_head(self.weight), of_head(self.bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=model.momentum)
+        if model.momentum:
+            buffers = (of_head(self.weight_momentum), of_head(self.bias_momentum))
+            for parameter, buffer in zip(model.parameters(), buffers, strict=True):
+                optimizer.state[parameter]["momentum_buffer"] = buffer
+        if model.temperature is not None:
+            model.temperature.copy_(self.temperature[number])
+        if model.class_weights is not None and self.class_weights is not None:
+            model.class_weights.copy_(self.class_weights)
+        if model.standardizer is not None and self.standardizer is not None:
+            model.standardizer.load_state_dict(self.standardizer.state_dict())
+        return model, optimizer
 
 
 def ranking(accuracies: Sequence[float], losses: Sequence[float]) -> list[int]:
@@ -220,91 +257,3 @@ def winner(accuracies: Sequence[float], losses: Sequence[float]) -> int | None:
     """The first of the `ranking`; None where all have diverged."""
     first = next(iter(ranking(accuracies, losses)), None)
     return None if first is None or math.isnan(accuracies[first] + losses[first]) else first
-
-
-class HeadsCurve(TrainingCurve):
-    """Notes loss and accuracy of each head at every point of the training curve; one that diverges ends nothing."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self.sums: list[Tensor] = []
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.sums.append(outputs["sums"])
-        self.sizes += outputs["sizes"]
-        count_steps_on_the_x_axis(trainer)
-        if self.plan.is_point(trainer.global_step):
-            sums = torch.stack(self.sums).sum(0)
-            if trainer.world_size > 1:
-                torch.distributed.all_reduce(sums)
-            heads = cast(Heads, pl_module)
-            heads.point.copy_(sums / sum(self.sizes))
-            heads.diverged |= ~(heads.point[0] < DIVERGED)
-            least = heads.point[0].masked_fill(heads.diverged, math.inf).min()
-            self.point = {"train/loss": float(least)}
-            pl_module.log("train/loss", self.point["train/loss"], prog_bar=True, logger=False)
-            self.sums, self.sizes = [], []
-
-
-class HeadsSaver(checkpoints.Saver):
-    """Keeps the heads' state in one file, every 250 optimiser steps and at the end.
-
-    Args:
-        file: Its name.
-    """
-
-    def __init__(self, curve: HeadsCurve, file: str) -> None:
-        super().__init__(curve)
-        self.file = file
-
-    def _save(self, trainer: L.Trainer, name: str) -> None:
-        step, run_steps = trainer.global_step, self.plan.run_steps
-        if name == "last.ckpt" and (step - self.saved_at >= SAVE_EVERY or step == run_steps):
-            super()._save(trainer, self.file)
-
-
-def run_checkpoint(state: dict[str, Any], number: int) -> dict[str, Any]:
-    """The checkpoint of an ordinary run, of the head of that number in the state of all: `fit` resumes it."""
-    hyperparameters, weights = state["heads"][number], state["state_dict"]
-    count, classes = len(state["heads"]), hyperparameters["num_classes"]
-    model = LogisticRegression(**hyperparameters)
-
-    def of_head(rows: Tensor) -> Tensor:
-        return rows.view(classes, count, *rows.shape[1:])[:, number].contiguous()
-
-    model.linear.weight.data, model.linear.bias.data = of_head(weights["weight"]), of_head(weights["bias"])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=model.momentum)
-    if model.momentum:
-        buffers = (of_head(weights["weight_momentum"]), of_head(weights["bias_momentum"]))
-        for parameter, buffer in zip(model.parameters(), buffers, strict=True):
-            optimizer.state[parameter]["momentum_buffer"] = buffer
-    step, saver = state["global_step"], state["callbacks"]["HeadsSaver"]
-    optimizer.param_groups[0]["lr"] = _rate(hyperparameters, step - 1, step)
-    if model.temperature is not None:
-        model.temperature = weights["temperature"][number].clone()
-    if model.class_weights is not None:
-        model.class_weights = weights["class_weights"]
-    if model.standardizer is not None:
-        model.standardizer.mean, model.standardizer.scale = (weights[f"standardizer.{k}"] for k in ("mean", "scale"))
-    loss, accuracy = (column[number] for column in state["validated"])
-    trained = dict(zip(("train/loss", "train/accuracy"), weights["point"][:, number].tolist(), strict=True))
-    validated = {**trained, "val/accuracy": accuracy, "val/loss": loss}
-    kept = {name: value for name, value in state.items() if name not in ("heads", "indices", "validated")}
-    return {
-        **kept,
-        "state_dict": model.state_dict(),
-        "hyper_parameters": hyperparameters,
-        "hparams_name": "kwargs",
-        "optimizer_states": [optimizer.state_dict()],
-        "callbacks": {
-            "Saver": {
-                "best": accuracy,
-                "seconds": saver["seconds"] / count,
-                "validated": validated,
-                "earlier": {},
-                "events": {},
-            }
-        },
-    }

@@ -6,17 +6,25 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from logreg_lightning.training.standardize import survey, to_floats
+from logreg_lightning.training.standardize import Standardizer, survey, to_floats
 
-if TYPE_CHECKING:
-    from logreg_lightning.model import LogisticRegression
+
+class Model(Protocol):
+    """What is initialized: a `LogisticRegression`, of which nothing else is used."""
+
+    hparams: Any
+    class_names: tuple[str, ...]
+    class_weights: Tensor | None
+    standardizer: Standardizer | None
+    needs_data: bool
+
 
 EPOCHS, STEPS = 10, 2000
 """Passes over the training images, and optimiser steps that they make at least."""
@@ -103,12 +111,15 @@ def rounded(value: float) -> float:
 
 
 def settle(module: Any, **chosen: Any) -> None:
-    """Puts numbers for what was auto into the hyperparameters that are saved, and those that a logger is told."""
+    """Puts numbers for what was auto into the hyperparameters, and into those that a logger is told.
+
+    Lightning has no public name for the latter, which it copies when they are saved first.
+    """
     for hparams in (module.hparams, module._hparams_initial):
         hparams.update(chosen)
 
 
-class Adapter:
+class Initializer:
     """What models take from their training images, found in one pass over these.
 
     Args:
@@ -118,55 +129,52 @@ class Adapter:
     """
 
     @torch.no_grad()
-    def __init__(
-        self, model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None
-    ) -> None:
+    def __init__(self, model: Model, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
         if batch_size is None:
             stream = iter(batches)
             first = next(stream)
             batches, batch_size = itertools.chain([first], stream), len(first[1])
         self.batch_size = batch_size
-        self.found = found = survey(batches, len(model.class_names))
-        self.features = to_floats(found.sample, torch.float32)
+        self.survey = seen = survey(batches, len(model.class_names))
+        self.features = to_floats(seen.sample, torch.float32)
         if model.standardizer is not None:
-            self.features = (self.features - found.mean.float()) * found.scale.float()
+            self.features = (self.features - seen.mean.float()) * seen.scale.float()
         weighs = model.class_weights is not None
-        self.class_weights = balanced(found.class_counts) if weighs else torch.ones(len(found.class_counts)).double()
+        self.class_weights = balanced(seen.class_counts) if weighs else torch.ones(len(seen.class_counts)).double()
 
     @functools.cached_property
     def curvature(self) -> float:
-        return curvature(self.features, self.class_weights[self.found.sample_labels].float(), self.batch_size)
+        return curvature(self.features, self.class_weights[self.survey.sample_labels].float(), self.batch_size)
 
     @torch.no_grad()
-    def adapt(self, model: LogisticRegression) -> None:
+    def initialize(self, model: Model) -> None:
         """Sets mean and scale of each feature, weights of the classes, and the learning rate and weight decay that are
         auto; the model's hyperparameters then have numbers for these."""
         if model.standardizer is not None:
-            model.standardizer.mean.copy_(self.found.mean.to(model.standardizer.mean.dtype))
-            model.standardizer.scale.copy_(self.found.scale.to(model.standardizer.scale.dtype))
+            model.standardizer.mean.copy_(self.survey.mean.to(model.standardizer.mean.dtype))
+            model.standardizer.scale.copy_(self.survey.scale.to(model.standardizer.scale.dtype))
         if model.class_weights is not None:
             model.class_weights.copy_(self.class_weights.to(model.class_weights.dtype))
-        if model.weight_decay == "auto":
-            model.weight_decay = weight_decay(self.features, self.found.count)
-        if model.lr == "auto":
-            model.lr = learning_rate(self.curvature, model.momentum)
-        settle(model, lr=model.lr, weight_decay=model.weight_decay)
+        if model.hparams["weight_decay"] == "auto":
+            settle(model, weight_decay=weight_decay(self.features, self.survey.count))
+        if model.hparams["lr"] == "auto":
+            settle(model, lr=learning_rate(self.curvature, model.hparams["momentum"]))
         model.needs_data = False
 
 
-def adapt(model: LogisticRegression, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
-    """Sets what a model takes from its training images, if it needs any; takes what `Adapter` takes."""
+def initialize(model: Model, batches: Iterable[Sequence[Tensor]], batch_size: int | None = None) -> None:
+    """Sets what a model takes from its training images, if it needs any; takes what `Initializer` takes."""
     if model.needs_data:
-        Adapter(model, batches, batch_size).adapt(model)
+        Initializer(model, batches, batch_size).initialize(model)
 
 
-class Adaptation(L.Callback):
-    """Adapts a model that was not yet, before its first step, to the images of the trainer's loader."""
+class Initialization(L.Callback):
+    """Initializes a model that was not yet, before its first step, to the images of the trainer's loader."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = cast(Any, trainer).datamodule
         if hasattr(data, "training_images"):
-            adapt(cast("LogisticRegression", pl_module), data.training_images(), data.batch_size)
+            initialize(cast(Model, pl_module), data.training_images(), data.batch_size)
         else:
             with isolate_rng():  # shuffling must not draw from what the training draws from
-                adapt(cast("LogisticRegression", pl_module), cast(Any, trainer.train_dataloader))
+                initialize(cast(Model, pl_module), cast(Any, trainer.train_dataloader))

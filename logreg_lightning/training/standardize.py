@@ -58,6 +58,10 @@ class Standardizer(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardised features, float (N, features)."""
+        return (features - self.mean) * self.scale
+
     def scaling(self, unit: int = 1) -> Scaling:
         """For values in [0, unit]: 255 for those of uint8."""
         return Scaling(self.mean * unit, self.scale / unit)

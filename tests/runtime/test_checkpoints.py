@@ -31,7 +31,7 @@ CUT = [*INTERVAL, "--max_steps=250"]
 
 
 def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    save, count = Saver._save, 0
+    save, count = Saver.save, 0
 
     def save_then_die(self: Saver, trainer: object, name: str) -> None:
         nonlocal count
@@ -40,7 +40,7 @@ def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         if count == number:
             raise SystemExit("killed")
 
-    monkeypatch.setattr(Saver, "_save", save_then_die)
+    monkeypatch.setattr(Saver, "save", save_then_die)
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_a_signal_at_any_call_saves_first(
 def test_a_run_killed_before_its_first_save_begins_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = outcome(fit(*EPOCHS))
     with monkeypatch.context() as patch:
-        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(Saver, "save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
             fit(*EPOCHS)
     run = newest()
@@ -207,7 +207,7 @@ def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path, monkey
     (newest() / "checkpoints" / "last.ckpt").rename(older)
     expected, whole = outcome(run), curves(run)
     with monkeypatch.context() as patch:
-        patch.setattr(Saver, "_save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
+        patch.setattr(Saver, "save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
         with pytest.raises(SystemExit):
             fit("--resume", str(older))
     fit("--resume", str(run))

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from logreg_lightning.runtime.steps import GraphedSteps
 from torch import Tensor
 
 from logreg_lightning.data.loader import Steps
 from logreg_lightning.runtime import steps
-from logreg_lightning.runtime.steps import GraphedSteps
 
 
 class Recorder:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -93,6 +94,13 @@ class ImageDataModule(L.LightningDataModule):
         settings = {**state["datamodule_hyper_parameters"], "dataset": state["ImageDataModule"]["dataset"]}
         return cls(**{**settings, **changes})
 
+    def copy(self) -> Self:
+        """Another one with the same settings, and the same images if they are loaded, to be changed by a training."""
+        other = copy.copy(self)
+        other._hparams, other._hparams_initial = copy.deepcopy((self._hparams, self._hparams_initial))
+        other.trainer = None
+        return other
+
     # Step 1: load the data set.
 
     def prepare_data(self) -> None:
@@ -111,7 +119,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the images and splits off the validation set, both once."""
-        self._seed = None
+        if stage != "validate" and stage != "test":
+            self._seed = None  # each training draws its own
         if self._loaded is not None:
             return
         data = self.source.load()
@@ -133,6 +142,7 @@ class ImageDataModule(L.LightningDataModule):
         self.val_indices, self.train_indices = indices[is_val], indices[~is_val]
         if self.batch_size == "auto":
             self.batch_size = initialize.batch_size(len(self.train_indices))
+        initialize.settle(self, batch_size=self.batch_size)
         self._loaded = data
 
     @property

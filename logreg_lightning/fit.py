@@ -157,8 +157,8 @@ def _say_plan(experiment: Experiment, model: LogisticRegression) -> None:
         step, rate = state["global_step"], state["optimizer_states"][0]["param_groups"][0]["lr"]
         if model.lr_at(step - 1, plan.run_steps) != rate:
             say(
-                f"The {experiment.settings['model']['schedule']} schedule now ends at step {plan.run_steps}: the learning "
-                f"rate continues at {model.lr_at(step, plan.run_steps):.3g}, after {rate:.3g}"
+                f"The {model.hparams['schedule']} schedule now ends at step {plan.run_steps}: the learning rate "
+                f"continues at {model.lr_at(step, plan.run_steps):.3g}, after {rate:.3g}"
             )
     steps = plan.run_steps or 0
     epochs = steps / data.steps_per_epoch

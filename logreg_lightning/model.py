@@ -8,8 +8,8 @@ A mini-batch of images x, (N, D), and their labels y, (N,), is one step of SGD:
     W.grad = G' x, b.grad = sum of G over N              the chain rule, in place of `loss.backward()`
     optimizer.step()                                     steps 6 and 7, `sgd_steps`
 
-Standardised features (x - m) s need not be computed, `Standardizer.scaling` says why. A step takes 0.3 ms and Lightning's
-machinery around it three times that, so one `training_step` runs several; their number changes no bit.
+Standardised features (x - m) s need not be computed, `Scaling` says why. A step takes 0.3 ms, Lightning's machinery
+around it up to 1 ms, so one `training_step` runs several steps; how many changes no bit.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class LogisticRegression(ImageClassifier):
     # Steps 5 to 7: loss, optimizer, training.
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD, whose learning rate the steps set, and to whose gradients they add weight decay, of the weights alone."""
+        """SGD: the steps set its learning rate, and add weight decay, of the weights alone, to its gradients."""
         fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold
         return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
@@ -179,7 +179,7 @@ class LogisticRegression(ImageClassifier):
 
     @torch.no_grad()
     def training_step(self, batch: Steps | Sequence[Tensor], batch_idx: int) -> dict[str, Any]:
-        """The steps of a call: what `ImageDataModule` loads, or the images and labels of a plain `DataLoader`, one step.
+        """The steps of a call: those that `ImageDataModule` loads, or one, on the batch of a plain `DataLoader`.
 
         Returns what `batch_sums` does, and the last step's learning rate.
         """
@@ -347,28 +347,25 @@ def autograd_steps(
         logits = model(images) if own else F.linear(model.features(images), *model.folded_weights())
         return logits.log_softmax(1)
 
+    def loss_and_gradients(images: Tensor, labels: Tensor, count: int, seen: list[Tensor]) -> float:
+        with torch.enable_grad():
+            log_probs = log_probabilities(images)
+            loss = F.nll_loss(log_probs, labels, model.class_weights, reduction="sum") / count
+            # Not loss.backward(): DDP would make means of what are parts of a sum here.
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        with torch.no_grad():
+            for parameter, grad in zip(parameters, gradients, strict=True):
+                if world_size > 1:
+                    torch.distributed.all_reduce(grad)
+                parameter.grad = grad + model.weight_decay * parameter if parameter.ndim > 1 else grad
+        seen.append(log_probs.detach())
+        return loss.detach()  # type: ignore[return-value]  # as torch's own examples do
+
     all_log_probs = []
     for images, labels, count, rate in mini_batches(steps, rates):
-        log_probs: list[Tensor] = []
-
-        def evaluate(
-            images: Tensor = images, labels: Tensor = labels, count: int = count, kept: Any = log_probs
-        ) -> Tensor:
-            with torch.enable_grad():
-                kept.append(log_probabilities(images))
-                loss = F.nll_loss(kept[-1], labels, model.class_weights, reduction="sum") / count
-                # Not loss.backward(): DDP would make means of what are parts of a sum here.
-                gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            with torch.no_grad():
-                for parameter, parameter.grad in zip(parameters, gradients, strict=True):
-                    if world_size > 1:
-                        torch.distributed.all_reduce(parameter.grad)
-                    if model.weight_decay and parameter.ndim > 1:
-                        parameter.grad.add_(parameter, alpha=model.weight_decay)
-            return loss.detach()
-
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate / model.lr
-        optimizer.step(evaluate)
-        all_log_probs.append(log_probs[0].detach())
+        seen: list[Tensor] = []  # a step may evaluate the loss more than once
+        optimizer.step(functools.partial(loss_and_gradients, images, labels, count, seen))
+        all_log_probs.append(seen[0])
     return torch.cat(all_log_probs)

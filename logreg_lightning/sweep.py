@@ -96,7 +96,8 @@ def sweep(
 ) -> Sweep:
     """Trains every combination of settings at once, on the same batches, and leaves the best one as a run of its own.
 
-    The best has the highest val/accuracy; of several the lowest val/loss, then the lowest index. Only the winner is tested.
+    The best has the highest val/accuracy; of several the lowest val/loss, then the lowest index. Only the
+    winner is tested.
 
     Args:
         data: The images: a data module, or what it takes as `dataset`, a name or a folder.
@@ -305,8 +306,8 @@ def _drawn(swept: dict[str, tuple[Any, ...] | str], count: int) -> list[dict[str
         if name == "seed":
             return chance.randint(int(low), int(high))
         if name == "momentum" or low == 0:
-            return initialize.rounded(chance.uniform(low, high))
-        return initialize.rounded(math.exp(chance.uniform(math.log(low), math.log(high))))
+            return rounded(chance.uniform(low, high))
+        return rounded(math.exp(chance.uniform(math.log(low), math.log(high))))
 
     return [{name: draw(name, values) for name, values in swept.items()} for _ in range(count)]
 
@@ -414,8 +415,15 @@ class _Trainings:
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
                 say(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
-            # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
-            trainer.validate(heads, datamodule=experiment.data, verbose=False)
+            if not heads.is_validated:
+                # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
+                trainer.validate(heads, datamodule=experiment.data, verbose=False)
+                heads.is_validated = True
+                # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
+                trainer.fit_loop.load_state_dict(
+                    checkpoints.read(saver.folder / "checkpoints" / file.name)["loops"]["fit_loop"]
+                )
+                saver.save(trainer, file.name)
         experiment.folder = saver.folder  # process 0 told it to the others
         return _Group(indices, heads, trainer, curve, saver)
 
@@ -437,24 +445,24 @@ class _Trainings:
     def promote(self, index: int) -> Run:
         """Makes an ordinary run of a setting, once, and tests it."""
         experiment = self.experiment
+        assert experiment.folder is not None
+        noted_in = experiment.folder / "promoted.json"
+        noted: dict[str, str] = json.loads(noted_in.read_text(encoding="utf-8")) if noted_in.is_file() else {}
+        path = Path(noted.get(str(index), "no run yet"))
+        if runs.has_results(path):
+            return Run(path, runs.read_results(path), LogisticRegression.load(path))
         [number] = [number for number, indices in enumerate(self.groups) if index in indices]
         group = self.last if self.last is not None and index in self.last.indices else self.train(number)
-        assert experiment.folder is not None
         row, head = group.rows()[index], group.indices.index(index)
         with isolate_rng():  # of the first weights that a model draws nothing is used
             model, optimizer = group.heads.model(head)
         model_settings = {name: value for name, value in model.hparams.items() if name not in FROM_THE_DATA}
         settings = {**experiment.settings, "seed": row["seed"], "model": model_settings}
         settings.pop("random", None)
-        noted_in = experiment.folder / "promoted.json"
-        noted: dict[str, str] = json.loads(noted_in.read_text(encoding="utf-8")) if noted_in.is_file() else {}
-        path = noted.get(str(index), "")
-        if processes.rank() == 0 and not Path(path or "none").is_dir():
-            path = str(runs.create())
-            atomic_write(noted_in, json.dumps({**noted, str(index): path}).encode())
-        folder = Path(group.trainer.strategy.broadcast(path))
-        if runs.has_results(folder):
-            return Run(folder, runs.read_results(folder), LogisticRegression.load(folder))
+        if processes.rank() == 0 and not path.is_dir():
+            path = runs.create()
+            atomic_write(noted_in, json.dumps({**noted, str(index): str(path)}).encode())
+        folder = Path(group.trainer.strategy.broadcast(str(path)))
         trainer, saver = group.trainer, Saver(group.curve)
         if processes.rank() == 0:
             runs.write_config(folder, settings)
@@ -473,9 +481,6 @@ class _Trainings:
         trainer.strategy.connect(model)
         trainer.strategy.optimizers = [optimizer]
         optimizer.param_groups[0]["lr"] = model.lr_at(trainer.global_step - 1, trainer.global_step)
-        # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
-        saved = checkpoints.read(experiment.folder / "checkpoints" / group.saver.last)
-        trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
         for name in ("best.ckpt", "last.ckpt"):
             saver.save(trainer, name)
         return experiment.end(trainer, model, saver, settings)

@@ -212,7 +212,7 @@ def scikit_learn_features(folder: str, iterations: int) -> Figures:
     data.setup()
     train, test = data.data.train, data.data.test
     ours = Ours(data.data.num_features, len(data.data.classes), image_shape=data.data.image_shape)
-    initialize.adapt(ours, data.training_images(), data.batch_size)
+    initialize.initialize(ours, data.training_images(), data.batch_size)
     assert ours.standardizer is not None and ours.weight_decay != "auto"
     mean, scale = ours.standardizer.scaling()
 

@@ -32,7 +32,7 @@ from logreg_lightning.fit import main as fit_main
 from logreg_lightning.runtime.checkpoints import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.files import locked
 from logreg_lightning.training import heads
-from logreg_lightning.training.heads import HeadsSaver
+from logreg_lightning.training.experiment import Experiment
 from logreg_lightning.use import evaluate, export, figures, predict
 
 sweeps = importlib.import_module("logreg_lightning.sweep")
@@ -182,8 +182,8 @@ def test_what_diverges_alone_diverges_in_a_sweep(workdir: Path, wild: dict[str, 
     found = sweep(small(), **values, **SHORT)
     assert found.results["diverged"] == [0] and found.results["best"]["index"] == 1
     assert math.isnan(found.settings[0]["val/loss"]) and math.isnan(found.settings[0]["val/accuracy"])
-    with pytest.raises(InputError, match=r"setting 0 of .* diverged; take another"):
-        sweeps.take(str(found.path), 0)
+    with pytest.raises(InputError, match=r"setting 0 of .* diverged; promote another"):
+        sweeps.promote(str(found.path), 0)
 
 
 def test_it_leaves_a_table_and_a_run_that_every_command_takes(
@@ -222,11 +222,11 @@ def test_it_leaves_a_table_and_a_run_that_every_command_takes(
     assert float((mine - other).norm() / other.norm()) < 1e-5
 
 
-def test_another_setting_is_taken_once(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_setting_is_promoted_once(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = main(*FLAGS, *GRID, "--model.weight_decay=0,1")
     best = json.loads((folder / "results.json").read_text(encoding="utf-8"))["best"]["index"]
     other = (best + 3) % 8
-    main("--take", str(other), str(folder))
+    main("--promote", str(other), str(folder))
     runs = sorted(Path("lightning_logs").glob("version_*"))
     assert len(runs) == 2
     weight = LogisticRegression.load(runs[1]).linear.weight
@@ -238,7 +238,7 @@ def test_another_setting_is_taken_once(workdir: Path, capsys: pytest.CaptureFixt
         (["x", str(folder)], "the setting's index, a number"),
         (["0", "nowhere"], "no sweep found at nowhere"),
     ):
-        refused(["--take", *words], said, capsys)
+        refused(["--promote", *words], said, capsys)
 
 
 def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -369,7 +369,7 @@ KILLED = [*FLAGS, *GRID, "--seed=0,1"]
     ["first save", "third save", "second group", "before validation", "before the test", "before results"],
 )
 def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    monkeypatch.setattr(heads, "SAVE_EVERY", 100)
+    monkeypatch.setattr(sweeps, "SAVE_EVERY", 100)
     expected = outcome(main(*KILLED))
     dead = SystemExit("killed")
     with monkeypatch.context() as patch:
@@ -378,18 +378,18 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
         elif moment == "before results":
             patch.setattr(sweeps, "_write", lambda *_, **__: (_ for _ in ()).throw(dead))
         elif moment == "before the test":
-            patch.setattr(sweeps, "fit", lambda *_, **__: (_ for _ in ()).throw(dead))
+            patch.setattr(Experiment, "end", lambda *_, **__: (_ for _ in ()).throw(dead))
         else:
-            save, left = Saver._save, {"first save": 1, "third save": 3, "second group": 5}[moment]
+            save, left = Saver.save, {"first save": 1, "third save": 3, "second group": 5}[moment]
 
-            def save_then_die(self: HeadsSaver, trainer: Any, name: str) -> None:
+            def save_then_die(self: Saver, trainer: Any, name: str) -> None:
                 nonlocal left
                 save(self, trainer, name)
                 left -= 1
                 if not left:
                     raise dead
 
-            patch.setattr(Saver, "_save", save_then_die)
+            patch.setattr(Saver, "save", save_then_die)
         with pytest.raises(SystemExit, match="killed"):
             main(*KILLED)
     folder = main("--resume=last")
@@ -399,7 +399,7 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "SAVE_EVERY", 100)
+    monkeypatch.setattr(sweeps, "SAVE_EVERY", 100)
     monkeypatch.setattr(sweeps, "GROUP", 2 * 8 * 7840)  # four groups
     expected = outcome(main(*KILLED))
     save, deaths, left = AtomicCheckpointIO.save_checkpoint, 0, 0
@@ -430,7 +430,7 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
 def test_an_interrupt_saves_first_and_the_same_call_resumes(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
 ) -> None:
-    monkeypatch.setattr(heads, "SAVE_EVERY", 50)
+    monkeypatch.setattr(sweeps, "SAVE_EVERY", 50)
     swept: dict[str, Any] = {"lr": [0.003, 1e6, "0.5x"], "seed": [0, 1]}
     expected = outcome(sweep(small(), **swept, **SHORT).path)
     before = [signal.getsignal(number) for number in signal.valid_signals()]
@@ -453,7 +453,7 @@ def test_an_interrupt_saves_first_and_the_same_call_resumes(
     assert 50 <= state["global_step"] < 270 and not (folder / "results.json").exists()
     assert f"Resume with: sweep(data, resume={str(folder)!r})" in capsys.readouterr().out
     with pytest.raises(InputError, match="is not finished; resume it first"):
-        sweeps.take("last", 0)
+        sweeps.promote("last", 0)
     found = sweep(small(), **swept, resume="last", **SHORT)
     assert found.path == folder and outcome(folder) == expected
     same = sweep(small(), **swept, resume=str(folder), **SHORT)
@@ -464,15 +464,15 @@ def test_an_interrupt_saves_first_and_the_same_call_resumes(
 def test_all_groups_of_a_resumed_sweep_are_equally_long_or_it_is_refused(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = sweeps._train
+    train = sweeps._Trainings.train
 
-    def first_group_only(*args: Any) -> Any:
-        if args[1] == 1:
+    def first_group_only(self: Any, number: int) -> Any:
+        if number == 1:
             raise SystemExit("killed")
-        return train(*args)
+        return train(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeps, "_train", first_group_only)
+        patch.setattr(sweeps._Trainings, "train", first_group_only)
         with pytest.raises(SystemExit, match="killed"):
             main(*KILLED)
     with contextlib.suppress(SystemExit):
@@ -500,7 +500,7 @@ def test_a_sweep_that_is_being_trained_is_left_alone(workdir: Path, capsys: pyte
     folder = main(*FLAGS, *GRID)
     with locked(folder, wait=False):
         refused(["--resume=last"], "is being trained by another process", capsys)
-        refused(["--take", "0", str(folder)], "is being trained by another process", capsys)
+        refused(["--promote", "0", str(folder)], "is being trained by another process", capsys)
 
 
 def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(
@@ -573,7 +573,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_documented_sweeps_run(workdir: Path, command: str) -> None:
     write_pictures(Path("pets"), 12)
-    if "--resume" in command or "--take" in command:
+    if "--resume" in command or "--promote" in command:
         lr = ",".join(str(k / 100) for k in range(1, 19))
         main("--data.dataset=mnist", "--max_epochs=1", f"--model.lr={lr}", "--pictures=false")
         main(*shlex.split(command))

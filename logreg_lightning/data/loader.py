@@ -118,7 +118,7 @@ class TrainLoader:
         return {"epoch": self.epoch, "step": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._resume_at = (state["epoch"], state["step"])
+        self.epoch, self.steps_done = self._resume_at = state["epoch"], state["step"]
 
 
 class EvalLoader:

@@ -19,8 +19,8 @@ from logreg_lightning.runtime.files import replace
 from logreg_lightning.runtime.plan import Plan
 
 DIVERGED = 1e6
-"""Nats: a mean loss from here on, or NaN, is no training any more. A large learning rate alone never makes the loss infinite,
-since the gradient of cross-entropy is bounded; this loss stands for a probability of exp(-1,000,000)."""
+"""Nats: a training whose mean loss is here or beyond, or NaN, has diverged. A large learning rate alone never makes the
+loss infinite, since the gradient of cross-entropy is bounded; this loss stands for a probability of exp(-1,000,000)."""
 
 
 class StepLogger(TensorBoardLogger):
@@ -45,8 +45,8 @@ class TrainingCurve(L.Callback):
 
     A point is the mean over the images since the last one, each with the weights of its own step. `training_step` must
     return, of each of its steps, the sums of its images' `losses` and `hits`, float64 (steps,), how many `images` they
-    are of, over all processes, and the last `lr`. The x axis of all curves is made to count optimiser steps: Lightning's
-    own counts calls of `training_step`.
+    are of, over all processes, and the last `lr`. The x axis of all curves is made to count optimiser steps, while
+    Lightning's counts `training_step`s.
 
     Where several models are trained at once, the sums are (steps, models): nothing is logged but the smallest loss, on
     the bar, and a model that diverges ends nothing.

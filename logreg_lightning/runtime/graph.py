@@ -11,8 +11,8 @@ from torch import Tensor
 class Graph:
     """Records `run` at the second call of one kind, in a row or not, and replays it at every later call of that kind.
 
-    Calls of other kinds run as they are. So does the very first one: it makes what a recording must find in place, the
-    optimiser's buffers say. A graph holds on to all tensors that it was recorded with: make a new one for each training.
+    Calls of other kinds run as they are. So does the very first one: it makes what a recording must find, such as
+    the optimiser's buffers. A graph holds on to the tensors that it was recorded with: make one a training.
 
     Args:
         run: Called with a kind and tensors; returns a tensor. It must not wait for the device, nor depend on a value.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import inspect
 import math
@@ -59,8 +58,8 @@ class Run:
 class Experiment:
     """A training from its settings to its results; leave it as a context, whatever happens.
 
-    The order is: `prepare_data`, a model, `open_folder`, `make_trainer`, `train`, `end`. Until the folder is opened nothing of
-    the training is written.
+    The order is: `prepare_data`, a model, `make_trainer`, `open_folder`, `train`, `end`. Nothing of the training is
+    written before the folder is opened.
 
     Args:
         kind: version for one run, sweep for many at once: what its folder is called.
@@ -72,7 +71,7 @@ class Experiment:
         verbose: Whether to say anything.
 
     Attributes:
-        settings: All settings, as `config.yaml` holds them: as given, in a resumed training as it was started; numbers in
+        settings: All settings, as `config.yaml` holds them: as given, or as a resumed training was started; numbers in
             place of auto once these are known.
         started: The settings of a resumed training; empty in a new one.
         folder: Of the training; None before it is opened.
@@ -94,8 +93,9 @@ class Experiment:
     ) -> None:
         self.kind = kind
         self.folder, self.checkpoint = found
-        self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else copy.copy(data)
-        self.threads, self.started = given["threads"], {}
+        self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else data.copy()
+        self.threads = given["threads"]
+        self.started: dict[str, Any] = {}
         self._given, self._settings_of_model, self._may_change = given, settings_of_model, may_change
         self._verbose = verbose
         self._stack = contextlib.ExitStack()
@@ -154,8 +154,8 @@ class Experiment:
         say(describe_device(self.machine, number))
 
     def _threads(self, models: int) -> int | None:
-        """Those that the training began with, or as many as a step of so many models is worth; None where that is left to
-        Lightning and torch."""
+        """Those that the training began with, or as many as a step of so many models is worth; None where that is up
+        to Lightning and torch."""
         if self.machine.world_size > 1 or self.machine.strategy.root_device.type != "cpu":
             return None
         before: int | None = self.started.get("threads")
@@ -164,7 +164,7 @@ class Experiment:
 
     @property
     def run_steps(self) -> int | None:
-        """Optimiser steps in the whole training; None where nothing limits them. To be asked for after `prepare_data`."""
+        """Optimiser steps in the whole training; None where nothing limits them. Known once the data is prepared."""
         limits = (self.max_epochs * self.data.steps_per_epoch, self.settings["max_steps"])
         return min((limit for limit in limits if limit > 0), default=None)
 
@@ -185,7 +185,7 @@ class Experiment:
     # The folder and the trainer.
 
     def open_folder(self) -> Path:
-        """Makes the folder, if it is a new one, and writes the settings into it; from here on errors say how to resume."""
+        """Makes the folder, if it is a new one, and writes the settings; from here on errors say how to resume."""
         if self.folder is None and processes.rank() == 0:
             self.folder = runs.create(self.kind)
             self._stack.enter_context(runs.used_by_one(self.folder))
@@ -213,7 +213,7 @@ class Experiment:
     def start_logging(
         self, trainer: L.Trainer, folder: Path, settings: dict[str, Any], more: Sequence[Logger] = ()
     ) -> None:
-        """Curves go into that run's folder from here on, and to more loggers; cuts off what a checkpoint knows nothing of.
+        """From here on curves go into that run's folder, and to more loggers; what its checkpoint has not seen goes.
 
         Args:
             settings: The run's.

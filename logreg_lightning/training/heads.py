@@ -38,6 +38,7 @@ class Heads(L.LightningModule):
 
     Attributes:
         val_loss, val_accuracy: float64 (heads,), of the last validation; NaN of heads that are no longer finite.
+        is_validated: Whether these are of the trained heads, at the temperatures that suit them.
     """
 
     takes_steps = True
@@ -54,7 +55,7 @@ class Heads(L.LightningModule):
     def __init__(self, models: Iterable[LogisticRegression], indices: Sequence[int] = ()) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.indices = list(indices)
+        self.indices, self.is_validated = list(indices), False
         weights, biases, hyperparameters = [], [], []
         for model in models:
             weights.append(model.linear.weight.detach())
@@ -213,9 +214,15 @@ class Heads(L.LightningModule):
         checkpoint["format"] = checkpoints.FORMAT
         checkpoint["heads"] = self.settings
         checkpoint["indices"] = self.indices
+        checkpoint["validated"] = [self.val_loss.tolist(), self.val_accuracy.tolist()] if self.is_validated else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["validated"] is not None:
+            self.val_loss, self.val_accuracy = (torch.tensor(v, dtype=torch.float64) for v in checkpoint["validated"])
+            self.is_validated = True
 
     def model(self, number: int) -> tuple[LogisticRegression, torch.optim.Optimizer]:
-        """The head of that number as a model of its own, on the CPU, and its optimizer: what it would be, trained alone."""
+        """The head of that number as a model of its own, on the CPU, and its optimizer, as if trained alone."""
         model = LogisticRegression(**self.settings[number])
         model.needs_data = False
 

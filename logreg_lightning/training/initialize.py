@@ -19,7 +19,9 @@ from logreg_lightning.training.standardize import Standardizer, survey, to_float
 class Model(Protocol):
     """What is initialized: a `LogisticRegression`, of which nothing else is used."""
 
-    hparams: Any
+    @property
+    def hparams(self) -> Any: ...
+
     class_names: tuple[str, ...]
     class_weights: Tensor | None
     standardizer: Standardizer | None

@@ -21,7 +21,6 @@ import PIL.Image
 import pytest
 import torch
 from conftest import COLORS, NAMES, curves, fit, idx, not_on_windows, outcome, refused, state, write_pictures
-from logreg_lightning.data.dataset import Dataset
 from PIL.Image import Image, Resampling
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_figures import TAGS as TAGS_OF_PIXELS
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from logreg_lightning import LogisticRegression
 from logreg_lightning.data import folder
+from logreg_lightning.data.dataset import Dataset
 from logreg_lightning.data.folder import FilePictures
 from logreg_lightning.data.named import cache_name
 from logreg_lightning.data.sources import Source

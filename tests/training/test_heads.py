@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +24,11 @@ SETTINGS: list[dict[str, Any]] = [
 SIZES = [8, 8, 3]
 
 
-def together(fn: str = "fit", **more: Any) -> tuple[Heads, list[LogisticRegression]]:
+def together(**more: Any) -> tuple[Heads, list[LogisticRegression]]:
     """Heads and the models they were made of, of 6 features and 4 classes."""
     torch.manual_seed(0)
     models = [LogisticRegression(6, 4, **setting, standardize=False, **more) for setting in SETTINGS]
     made = Heads(models)
-    made.trainer = cast(Any, SimpleNamespace(world_size=1, state=SimpleNamespace(fn=fn)))
     return made, models
 
 
@@ -55,7 +53,7 @@ def test_steps_are_those_of_torchs_sgd(weights: list[float] | None) -> None:
     rates = made.rates(0, len(SIZES), 10)
     assert rates[0].tolist() == pytest.approx([setting["lr"] for setting in SETTINGS])
     with torch.no_grad():
-        sums = made._steps(Steps(images, labels, SIZES, SIZES), rates.unbind())
+        sums = made.steps(Steps(images, labels, SIZES, SIZES), rates).sum(1)
     for number, (model, setting) in enumerate(zip(models, SETTINGS, strict=True)):
         weight, bias = (part.detach().double().requires_grad_() for part in model.linear.parameters())
         optimizer = torch.optim.SGD(
@@ -91,7 +89,7 @@ def test_a_head_that_is_not_finite_changes_no_bit_of_the_others(poison: float) -
         if broken:
             of_head(made.weight.data, 1).fill_(poison)
         with torch.no_grad():
-            made._steps(Steps(images, labels, SIZES, SIZES), made.rates(0, len(SIZES), 10).unbind())
+            made.steps(Steps(images, labels, SIZES, SIZES), made.rates(0, len(SIZES), 10))
         found.append(made)
     whole, broken_one = found
     assert not of_head(broken_one.weight, 1).isfinite().any()
@@ -110,10 +108,8 @@ def test_the_learning_rate_falls_to_zero_or_stays() -> None:
 
 @pytest.mark.parametrize("most", [2**22, 24])  # 24 logits are two images of three heads of four classes
 def test_validation_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    made, models = together(fn="validate")
+    made, models = together()
     monkeypatch.setattr(heads, "VALIDATED", most)
-    logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(made, "log_dict", lambda values, **_: logged.update(values))
     images, labels = some_images(25)
     images[0], labels[0] = 0, 2
     made.bias.data[:] = 0  # equal logits of the first image count as class 0
@@ -122,10 +118,10 @@ def test_validation_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, most:
     for model in models:
         model.linear.bias.data[:] = 0
     with torch.no_grad():
-        made.on_validation_epoch_start()
+        made.begin_validation(TEMPERATURES)
         for x, y in zip(torch.split(images, 10), torch.split(labels, 10), strict=True):
             made.validation_step((x, y), 0)
-        made.on_validation_epoch_end()
+        made.end_validation()
     assert made.temperature[0] > 1
     for number, model in enumerate(models):
         logits = model.linear(images).double().detach()
@@ -135,7 +131,6 @@ def test_validation_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, most:
         assert float(chosen) == pytest.approx(min(losses), rel=1e-6)
         hits = int((logits[1:].argmax(1) == labels[1:]).sum())  # the first is a miss
         assert float(made.val_accuracy[number]) == pytest.approx(hits / 25)
-    assert logged["val/accuracy"] == made.val_accuracy.max().float()
 
 
 def test_the_winner_is_the_most_accurate_then_the_surest_then_the_first() -> None:

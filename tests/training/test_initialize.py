@@ -56,7 +56,7 @@ def test_rare_classes_that_weigh_more_make_the_steps_smaller() -> None:
     labels = (torch.rand(900, generator=generator) < 0.02).long()
     images = torch.rand(900, 1, 4, 4, generator=generator) * (1 + 4 * labels.view(-1, 1, 1, 1))
     model = LogisticRegression(16, 2, class_weight="balanced")
-    initialize.adapt(model, [(images, labels)], 50)
+    initialize.initialize(model, [(images, labels)], 50)
     weights = 900 / (2 * labels.bincount())[labels].double().numpy()
     values = images.flatten(1).double().numpy()
     standardised = (values - values.mean(0)) / np.maximum(values.std(0), 0.3 * values.std())
@@ -121,7 +121,7 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_stock_trainer_adapts_to_any_loader(workdir: Path) -> None:
+def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
     data = ImageDataModule("mnist", batch_size=8)
     data.prepare_data()
     data.setup()
@@ -132,15 +132,15 @@ def test_a_stock_trainer_adapts_to_any_loader(workdir: Path) -> None:
     loader = DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
     torch.manual_seed(0)
     L.Trainer(**QUIET).fit(theirs, loader)
-    assert (theirs.lr, theirs.weight_decay) == (ours.lr, ours.weight_decay) != ("auto", "auto")
+    assert (theirs.lr, theirs.weight_decay) == (ours.lr, ours.weight_decay) and theirs.lr > 0
     assert ours.standardizer is not None and theirs.standardizer is not None
     torch.testing.assert_close(theirs.standardizer.scale, ours.standardizer.scale)
     assert theirs.class_weights is not None and ours.class_weights is not None
     assert torch.equal(theirs.class_weights, ours.class_weights)
     assert theirs.hparams["lr"] == ours.lr
-    again = LogisticRegression(784, 10, class_weight="balanced")
+    again = LogisticRegression(784, 10, theirs.lr, weight_decay=theirs.weight_decay, class_weight="balanced")
     torch.manual_seed(0)  # the pass over the images has drawn nothing from the training's numbers
-    again.needs_data, again.lr, again.weight_decay = False, theirs.lr, theirs.weight_decay
+    again.needs_data = False
     again.standardizer.load_state_dict(theirs.standardizer.state_dict())  # type: ignore[union-attr]
     again.class_weights = theirs.class_weights
     L.Trainer(**QUIET).fit(again, loader)

@@ -409,12 +409,20 @@ class _Trainings:
             else:
                 checkpoints.check_data(file, state, experiment.data.fingerprint())
                 heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
-            if state is None or state["global_step"] < (experiment.run_steps or 0):
+            is_trained = state is not None and state["global_step"] >= (experiment.run_steps or 0)
+            if not is_trained:
                 together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
                 which = f", group {number + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
                 say(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
+            # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
+            saved = (
+                state
+                if is_trained and state is not None
+                else checkpoints.read(saver.folder / "checkpoints" / file.name)
+            )
+            trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
             if not heads.is_validated:
                 # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
                 trainer.validate(heads, datamodule=experiment.data, verbose=False)
@@ -434,7 +442,7 @@ class _Trainings:
             own = {name: value for name, value in setting.items() if name != "seed"}
             factors = {name: float(value[:-1]) for name, value in own.items() if str(value).endswith("x")}
             with seeded(setting["seed"]):  # each has the first weights that it would have alone
-                model = self.experiment.new_model(**own, **dict.fromkeys(factors, "auto"))
+                model = self.experiment.new_model(**{**own, **dict.fromkeys(factors, "auto")})
             if model.needs_data:
                 self.initializer = self.initializer or Initializer(model, data.training_images(), data.batch_size)
                 self.initializer.initialize(model)

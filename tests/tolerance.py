@@ -39,11 +39,11 @@ worth eight of these, and a probability moves by at most half of what two logits
 def trained(steps: int) -> float:
     """Relative, in norm: weights after so many float32 steps of SGD.
 
-    A step rounds some eight times one after the other, from the sums over features to the weights, each time by half of
-    EPS; two ways differ by up to twice that. Signs are random, so errors grow like a square root, and a stable learning
-    rate makes none of them larger.
+    A step rounds some eight times one after the other, from the sums over features to the weights, each time by at most
+    half of EPS. The signs are random, and a stable learning rate makes no error larger: so the 16 roundings a step of
+    two ways add up to EPS / 2 times the square root of their number. This is twice that.
     """
-    return 8 * EPS * math.sqrt(steps)
+    return 2 * EPS / 2 * math.sqrt(16 * steps)
 
 
 def assert_trained_alike(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], steps: int) -> None:

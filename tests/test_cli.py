@@ -65,7 +65,7 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
 
 @not_on_windows("make and its shell are not there")
 @pytest.mark.parametrize(
-    "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "format", "tensorboard"]
+    "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "docs", "format", "tensorboard"]
 )
 def test_make_targets_exist_and_are_listed(target: str) -> None:
     make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup fit check test soak bench gpu format tensorboard
+.PHONY: help setup fit check test soak bench gpu docs format tensorboard
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -42,6 +42,12 @@ gpu: $(if $(filter $(VENV)/bin,$(BIN)),setup)  ## on a machine with a GPU: all t
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --maxprocesses 8
 	$(BIN)/python -m pytest -n 0 tests/promises/test_gpu.py
 	$(BIN)/python scripts/benchmark.py --only gpu --repeats 3 --write docs/gpu.md $(ARGS)
+
+# The package lists its public names, fit and sweep among them, so pdoc takes these two modules from there.
+DOCUMENTED = $(filter-out %.__main__ %.fit %.sweep,$(subst /,.,$(patsubst %/__init__,%,$(basename \
+	$(wildcard logreg_lightning/*.py logreg_lightning/*/__init__.py)))))
+docs: setup  ## build the API reference from the docstrings: open build/docs/index.html
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -7,7 +7,6 @@ import csv
 import importlib
 import json
 import math
-import re
 import shlex
 import shutil
 import signal
@@ -21,7 +20,7 @@ import PIL.Image
 import pytest
 import torch
 import yaml
-from conftest import contents, newest, not_on_windows, state, write_pictures
+from conftest import contents, documented, newest, not_on_windows, state, write_pictures
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tolerance import EPS, LOSS, assert_trained_alike
@@ -564,16 +563,7 @@ def test_the_picture_of_random_values_has_a_point_for_each() -> None:
     assert np.isnan(y[3]) and np.delete(y, 3) == pytest.approx(np.delete(np.arange(60) / 100, 3))
 
 
-def commands() -> list[str]:
-    """Every sweep in README.md, docs/tutorial.md, configs/probe.yaml and the script's docstring."""
-    files = ("README.md", "docs/tutorial.md", "configs/probe.yaml", "scripts/sweep.py")
-    texts = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in files)
-    found = sorted(set(re.findall(r"^[# ]*python scripts/sweep\.py (.*)$", texts, re.M)))
-    assert len(found) >= 6
-    return found
-
-
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", documented("sweep.py"))
 def test_documented_sweeps_run(workdir: Path, command: str) -> None:
     write_pictures(Path("pets"), 12)
     if "--resume" in command or "--take" in command:

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit
+from conftest import documented, fit
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import LogisticRegression
@@ -190,39 +190,29 @@ def test_loads_as_a_library_and_takes_arrays_tensors_and_pictures(run: Path) -> 
             model.predict_proba(wrong)
 
 
-def documented() -> str:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    assert blocks
-    return "\n".join(blocks)
-
-
-def test_the_readmes_library_example_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_documented_programs_run(run: Path, capsys: pytest.CaptureFixture[str], page: str) -> None:
     pictures(1)[0].rename("my.png")
-    exec(compile(documented(), "README.md", "exec"), {})
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    exec(compile("\n".join(blocks), page, "exec"), {})
     assert capsys.readouterr().out
 
 
-def commands() -> list[str]:
-    """Every command of the other scripts in README.md and in their docstrings."""
-    texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
-    texts += [
-        (ROOT / "scripts" / f"{name}.py").read_text(encoding="utf-8") for name in ("evaluate", "predict", "export")
-    ]
-    found = re.findall(r"^ *(?:\S*/)?python scripts/((?:evaluate|predict|export)\.py .*)$", "\n".join(texts), re.M)
-    assert len(found) > 8
-    return sorted(set(found))
+COMMANDS = [
+    pytest.param(module.main, flags, id=f"{script} {flags}")
+    for script, module in (("evaluate.py", evaluate), ("predict.py", predict), ("export.py", export))
+    for flags in documented(script)
+]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_documented_commands_run(run: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+@pytest.mark.parametrize(("main", "flags"), COMMANDS)
+def test_documented_commands_run(run: Path, capsys: pytest.CaptureFixture[str], main: Main, flags: str) -> None:
     [picture] = pictures(1)
     Path("docs/pictures").mkdir(parents=True)
-    for name in ("my.png", "docs/pictures/my.png"):
+    for name in ("my.png", "photo.jpg", "docs/pictures/my.png"):
         Path(name).write_bytes(picture.read_bytes())
     Path("pictures").rename("photos")
-    script, *words = shlex.split(command)
-    modules: dict[str, Main] = {"evaluate.py": evaluate.main, "predict.py": predict.main, "export.py": export.main}
-    modules[script](words)
+    main(shlex.split(flags))
     assert capsys.readouterr().out
 
 

@@ -4,7 +4,7 @@ ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup fit check test soak bench gpu format tensorboard
+.PHONY: help setup fit check test soak bench gpu docs format tensorboard
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -35,13 +35,19 @@ soak: setup  ## stop N real runs at random moments, resume them, count differenc
 	$(BIN)/python -m pytest tests/promises/test_kills.py -n 0 --kills $(N) $(ARGS)
 
 bench: setup  ## measure speed against the tutorial's loop, stock Lightning, a bare loop and scikit-learn
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 gpu: $(if $(filter $(VENV)/bin,$(BIN)),setup)  ## on a machine with a GPU: all tests, those for a GPU, docs/gpu.md; make gpu BIN=/usr/bin
 	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu: torch finds no CUDA device")'
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -n auto --maxprocesses 8
 	$(BIN)/python -m pytest -n 0 tests/promises/test_gpu.py
-	$(BIN)/python scripts/benchmark.py --only gpu --repeats 3 --write docs/gpu.md $(ARGS)
+	$(BIN)/python benchmarks/run.py --only gpu --repeats 3 --write docs/gpu.md $(ARGS)
+
+# The package lists its public names, fit and sweep among them, so pdoc takes these two modules from there.
+DOCUMENTED = $(filter-out %.__main__ %.fit %.sweep,$(subst /,.,$(patsubst %/__init__,%,$(basename \
+	$(wildcard logreg_lightning/*.py logreg_lightning/*/__init__.py)))))
+docs: setup  ## build the API reference from the docstrings: open build/docs/index.html
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -62,7 +62,7 @@ def fit(
         strategy: How processes work together, by Lightning's names; auto is ddp where there are several.
         precision: Lightning's names for the numbers to compute with.
         threads: CPU threads to compute with. Chosen by the size of an optimiser step when not given, unless the
-            environment sets OMP_NUM_THREADS. Another number changes results by rounding.
+            environment sets OMP_NUM_THREADS. Another number, or another kind of processor, changes results by rounding.
         max_epochs: Passes over the training images; auto is 10, or as many as make 2,000 optimiser steps, or
             `max_steps`.
         max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.

@@ -427,10 +427,6 @@ class _Trainings:
                 # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
                 trainer.validate(heads, datamodule=experiment.data, verbose=False)
                 heads.is_validated = True
-                # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
-                trainer.fit_loop.load_state_dict(
-                    checkpoints.read(saver.folder / "checkpoints" / file.name)["loops"]["fit_loop"]
-                )
                 saver.save(trainer, file.name)
         experiment.folder = saver.folder  # process 0 told it to the others
         return _Group(indices, heads, trainer, curve, saver)

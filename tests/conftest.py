@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -141,6 +142,16 @@ def fit(*flags: str) -> Path:
     quick = [] if any(flag.startswith("--pictures") for flag in flags) else ["--pictures=false"]
     main([*flags, *quick])
     return newest()
+
+
+def documented(script: str) -> list[str]:
+    """What follows the script's name in each of its commands in README.md, docs/, configs/ and its docstring."""
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "configs").glob("*.yaml")]
+    texts = [page.read_text(encoding="utf-8") for page in (*pages, root / "scripts" / script)]
+    found = re.findall(rf"^[# ]*(?:\S*/)?python scripts/{re.escape(script)}(.*?)(?: #.*)?$", "\n".join(texts), re.M)
+    assert len(found) > 3
+    return sorted({flags.strip() for flags in found})
 
 
 def typed(words: Sequence[str]) -> str:

@@ -1,9 +1,8 @@
-"""The benchmark runs, and says what it measured; how fast anything is, is not tested."""
+"""The benchmarks run, and say what they measured; how fast anything is, is not tested."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import importlib
 import json
 import os
 import shutil
@@ -12,179 +11,161 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from conftest import contents
 
+from benchmarks import images, measure, report, threads
+from benchmarks import run as command
 from logreg_lightning.data.pictures import read_picture
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-BENCHMARK = str(ROOT / "scripts" / "benchmark.py")
+PARTS = {
+    "recipe": {"(a) the tutorial's loop", "(b) stock Lightning", "(c) bare loop", "(d) this project"},
+    "size": {"600", "1200"},
+    "evaluate": {"this project"},
+    "images": {"mnist", "digits", images.JPEGS, images.INVERTED, images.TINTS, images.RARE, images.FEW},
+    "features": {"this project", "lbfgs"},
+    "backbones": {"efficientnet-lite0", "torchvision/resnet18"},
+    "sweep": {"`fit.py`", "8", "grid"},
+}
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import benchmark
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs in this process, which has imported everything, what is measured in a fresh one."""
 
-    return benchmark
+    def in_this_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+        return {**function(*json.loads(json.dumps(arguments))), "whole": 1.0}
 
-
-@pytest.fixture
-def here(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Has what is measured in a fresh process run in this one, which has imported everything."""
-
-    def in_this_process(function: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return {**function(*json.loads(json.dumps(arguments))), "whole": 1.0}
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(benchmark, "in_a_process", in_this_process)
+    count = torch.get_num_threads()
+    for name in command.ON_CPU:
+        monkeypatch.setattr(
+            importlib.import_module(f"benchmarks.{name}"), "in_a_process", in_this_process, raising=False
+        )
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
 
 
-def run(*flags: str) -> str:
-    """What the script prints, in a process of its own."""
-    done = subprocess.run([sys.executable, BENCHMARK, *flags], capture_output=True, text=True, check=False)
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    """The command, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *flags], capture_output=True, text=True, check=False
+    )
+
+
+def test_what_is_measured_has_a_process_of_its_own(workdir: Path) -> None:
+    done = run("--quick", "--json_=true", "--only=evaluate")
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_what_it_measures_has_a_process_of_its_own(workdir: Path) -> None:
-    found = json.loads(run("--quick=true", "--json_=true", "--only=evaluate"))
-    assert found["evaluate"]["this project"][0]["whole"] > 1 and "torch" in found["machine"]
+    measured = json.loads(done.stdout)
+    assert measured["evaluate"]["this project"][0]["whole"] > 1 and "torch" in measured["machine"]
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(
-    ("part", "names"),
-    [
-        ("recipe", {"(a) the tutorial's loop", "(b) stock Lightning", "(c) bare loop", "(d) this project"}),
-        ("size", {"600", "1200"}),
-        ("evaluate", {"this project"}),
-        ("images", {"seed 0"}),
-        ("features", {"this project", "lbfgs"}),
-        ("backbones", {"efficientnet-lite0", "torchvision/resnet18"}),
-        ("sweep", {"fit.py", "8", "grid"}),
-    ],
-)
-def test_quick_benchmark_measures_everyone(
-    workdir: Path, benchmark: ModuleType, capsys: pytest.CaptureFixture[str], part: str, names: set[str]
-) -> None:
-    benchmark.main(only=part, quick=True, json_=True)
-    found = json.loads(capsys.readouterr().out)
-    assert "torch" in found["machine"]
-    assert set(found[part]) == names
-    for figures in found[part].values():
+@pytest.mark.parametrize("part", PARTS)
+def test_a_quick_run_measures_everyone_and_makes_a_table(workdir: Path, part: str) -> None:
+    module = importlib.import_module(f"benchmarks.{part}")
+    measured = json.loads(json.dumps(module.measure(str(Path("data").resolve()), 1, True)))
+    assert set(measured) == PARTS[part]
+    for figures in measured.values():
         assert len(figures) == 1 and all(value >= 0 for value in figures[0].values())
+    assert module.table(measured).startswith("### ")
 
 
 @pytest.mark.usefixtures("here")
-def test_quick_benchmark_tries_every_number_of_threads(
-    workdir: Path, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    benchmark.main(only="threads", quick=True, json_=True)
-    found = json.loads(capsys.readouterr().out)["threads"]
-    [steps] = found.pop("a step")
-    del steps["whole"]
-    counts = benchmark.thread_counts()
-    assert counts[0] == 1 and counts[-1] == benchmark.cores()
-    assert len(steps) == len(counts) * len(benchmark.BATCHES) * len(benchmark.FEATURES)
-    assert all(value > 0 for value in steps.values())
-    settings = {"`OMP_NUM_THREADS=1`", f"`OMP_NUM_THREADS={benchmark.cores()}`", "nothing set"}
-    assert set(found) == {*(f"{name}, idle" for name in settings), "nothing set, beside two busy processes"}
-    for figures in found.values():
-        assert len(figures) == 1 and figures[0]["steps"] == 20
+def test_a_quick_run_tries_every_number_of_threads(workdir: Path) -> None:
+    measured = threads.measure(str(Path("data").resolve()), 1, True)
+    counts = threads.thread_counts()
+    assert counts[0] == 1 and counts[-1] == measure.cores()
+    steps = [runs for runs in measured.values() if "fit_seconds" not in runs[0]]
+    assert len(steps) == len(threads.BATCHES) * len(threads.FEATURES)
+    assert all([*map(int, figures)] == counts and min(figures.values()) > 0 for [figures] in steps)
+    trained = {name for name, [figures] in measured.items() if figures.get("steps") == 20}
+    settings = {"`OMP_NUM_THREADS=1`", f"`OMP_NUM_THREADS={measure.cores()}`", "nothing set"}
+    assert trained == {*(f"{name}, idle" for name in settings), "nothing set, beside two busy processes"}
+    assert "| nothing set: busy / idle | **" in threads.table(measured)
 
 
-def test_the_best_rate_is_that_of_the_best_mean(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_rate_is_that_of_the_best_mean() -> None:
     """With made-up figures: the second rate is best for seed 1 alone, the third on the whole."""
-    monkeypatch.setattr(benchmark, "RATES", [0.01, 0.1, 1.0])
-    monkeypatch.setattr(benchmark, "picture_folders", lambda *_: {})
     accuracies = {0.01: [0.5, 0.5, 0.5], 0.1: [0.6, 0.99, 0.6], 1.0: [0.94, 0.93, 0.92]}
-
-    def made_up(_: object, sets: dict[str, object], rates: list[float], seed: int, limits: object) -> dict[str, float]:
-        found = {"images": 1234, "classes": 10, "test/accuracy": 0.925 + seed / 1000, "test/loss": 0.25, "val/loss": 1}
-        found |= {f"test/accuracy at {rate}": accuracies[rate][seed] for rate in rates}
-        return {f"{name}: {figure}": value for name in sets for figure, value in found.items()}
-
-    monkeypatch.setattr(benchmark, "in_a_process", made_up)
-    table, found = benchmark.images(Path("data"), 5, False)
-    assert set(found) == {"seed 0", "seed 1", "seed 2"}
-    assert "| mnist | 1,234 | 10 | 0.9260 | 0.2500 | 0.9300 | 1 | -0.40 |" in table.splitlines()
-    assert "| mnist: test accuracy | **0.9260** | at least 0.924 |" in table.splitlines()
-    assert "| worst difference, in points | **-0.40** | at least -0.5 |" in table.splitlines()
-    assert "| `val/loss` at the end / log(classes), largest | **0.43** | at most 1 |" in table.splitlines()
+    rest = {"images": 1234, "classes": 10, "test/loss": 0.25, "val/loss": 1.0}
+    runs = [
+        {**rest, "test/accuracy": 0.925 + seed / 1000}
+        | {f"{images.AT}{rate}": values[seed] for rate, values in accuracies.items()}
+        for seed in range(3)
+    ]
+    lines = images.table({"mnist": runs, "digits": runs}).splitlines()
+    assert "| mnist | 1,234 | 10 | 0.9260 | 0.2500 | 0.9300 | 1 | -0.40 |" in lines
+    assert "| mnist: test accuracy | **0.9260** | at least 0.924 |" in lines
+    assert "| worst difference, in points | **-0.40** | at least -0.5 |" in lines
+    assert "| `val/loss` at the end / log(classes), largest | **0.43** | at most 1 |" in lines
 
 
-def test_a_rate_at_which_training_diverges_counts_as_0(workdir: Path, benchmark: ModuleType) -> None:
+def test_a_rate_at_which_training_diverges_counts_as_0(workdir: Path) -> None:
     limits = {"max_steps": 50, "val_check_interval": 50}
-    found = benchmark.untuned({"digits": {"dataset": "digits"}}, [0.01, 1e30], 0, limits)
-    assert found["digits: test/accuracy at 1e+30"] == 0
-    assert min(found["digits: test/accuracy"], found["digits: test/accuracy at 0.01"]) > 0.5
-    assert (found["digits: images"], found["digits: classes"]) == (1438, 10)
+    reached = images.untuned({"digits": {"dataset": "digits"}}, [0.01, 1e30], 0, limits)["digits"]
+    assert reached["test/accuracy at 1e+30"] == 0
+    assert min(reached["test/accuracy"], reached["test/accuracy at 0.01"]) > 0.5
+    assert (reached["images"], reached["classes"]) == (1438, 10)
 
 
-def test_pictures_are_what_their_names_say_and_the_same_each_time(workdir: Path, benchmark: ModuleType) -> None:
-    first, again = (benchmark.picture_folders(Path("data"), Path(name), True) for name in ("first", "again"))
+def test_pictures_are_what_their_names_say_and_the_same_each_time(workdir: Path) -> None:
+    first, again = (images.picture_folders("data", Path(name), True) for name in ("first", "again"))
     assert first.keys() == again.keys()
-    made = contents(Path("first"))
-    assert {file.relative_to("first"): content for file, content in made.items()} == {
-        file.relative_to("again"): content for file, content in contents(Path("again")).items()
-    }
-    counts = Counter((*file.parts[1:-2], file.parent.name == "8") for file in made)
+    made, same = (
+        {file.relative_to(name): content for file, content in contents(Path(name)).items()}
+        for name in ("first", "again")
+    )
+    assert made == same
+    counts = Counter((*file.parts[:-2], file.parent.name == "8") for file in made)
     for split in ("train", "test"):
-        assert counts["jpegs", split, False] + counts["jpegs", split, True] == 100
-    assert (counts["rare", "train", False], counts["rare", "train", True]) == (99, 1)
-    assert [len(list(Path("first/few/train", digit).iterdir())) for digit in "35"] == [10, 10]
-    assert counts["tints", False] + counts["tints", True] == 1797
-    jpegs = [read_picture(file) for file in Path("first/jpegs").rglob("*.jpg")]
+        assert counts[images.JPEGS, split, False] + counts[images.JPEGS, split, True] == 100
+    assert (counts[images.RARE, "train", False], counts[images.RARE, "train", True]) == (99, 1)
+    assert [len(list(Path("first", images.FEW, "train", digit).iterdir())) for digit in "35"] == [10, 10]
+    assert counts[images.TINTS, False] + counts[images.TINTS, True] == 1797
+    jpegs = [read_picture(file) for file in Path("first", images.JPEGS).rglob("*.jpg")]
     assert {picture.mode for picture in jpegs} == {"RGB"}
     assert len({picture.size for picture in jpegs}) > 20 and all(20 <= picture.width <= 60 for picture in jpegs)
 
 
+@pytest.mark.parametrize("flags", [["--only=nothing"], ["--repeats=0"], ["--write=nowhere.md"], ["--quick=maybe"]])
+def test_bad_input_is_one_sentence(workdir: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(flags)
+    assert ended.value.code == 2 and flags[0].partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so_and_writes_nothing(workdir: Path, benchmark: ModuleType) -> None:
-    page = Path("page.md")
-    page.write_text(benchmark.begin() + "not measured yet\n" + benchmark.END, encoding="utf-8")
-    assert run("--only=gpu", f"--write={page}") == f"{benchmark.NO_GPU}\n"
-    assert "not measured yet" in page.read_text(encoding="utf-8")
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(report.begin() + "as before\n" + report.END, encoding="utf-8")
+    command.main(["--only=gpu", f"--write={page}"])
+    assert capsys.readouterr().out == f"{command.NO_GPU}\n" and "as before" in page.read_text(encoding="utf-8")
 
 
-def test_the_default_set_has_the_gpu_where_there_is_one(
-    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(benchmark, "PARTS", {name: lambda *_: ("a table", {}) for name in ("recipe", "gpu")})
-    for there in (False, True):
-        monkeypatch.setattr(benchmark, "has_gpu", lambda there=there: there)
-        monkeypatch.setattr(benchmark, "machine", lambda: "a machine")
-        benchmark.main(json_=True)
-        assert ("gpu" in json.loads(capsys.readouterr().out)) is there
-
-
-def test_a_gpus_figures_fill_its_page(tmp_path: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With made-up figures: where they come from, only a GPU can show."""
+def test_a_gpus_figures_fill_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up figures, for only a GPU can show others; by default it is measured last where there is one."""
     page = tmp_path / "gpu.md"
     shutil.copyfile(ROOT / "docs" / "gpu.md", page)
     steps = {f"{kind} {batch}": 3.0 for kind in ("graph", "single") for batch in (100, 1_000)}
-    figures = {"fit": 1.0, "whole": 2.0, "bandwidth": 1234.0, "replay": 56.0, **steps}
-    monkeypatch.setattr(benchmark, "has_gpu", lambda: True)
-    monkeypatch.setattr(benchmark, "machine", lambda: "a machine with a GPU")
+    figures = {"fit_seconds": 1.0, "whole": 2.0, "bandwidth": 1234.0, "replay": 56.0, **steps}
+    gpu = importlib.import_module("benchmarks.gpu")
     for name in ("in_a_process", "fit"):
-        monkeypatch.setattr(benchmark, name, lambda *_, **__: figures)
-    benchmark.main(only="gpu", write=str(page))
+        monkeypatch.setattr(gpu, name, lambda *_: figures)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command, "MNIST", lambda *_, **__: None)
+    monkeypatch.setattr(command, "machine", lambda: "a machine with a GPU")
+    monkeypatch.setattr(command, "ON_CPU", [])
+    command.main([f"--write={page}"])
     text = page.read_text(encoding="utf-8")
-    assert text.count(benchmark.begin()) == text.count(benchmark.END) == 1
-    tables = text.partition(benchmark.begin())[2].partition(benchmark.END)[0]
-    assert tables.startswith("a machine with a GPU\n\n### ")
-    assert "not measured yet" not in text.lower() and "1,230 GB/s" in tables and "56 µs" in tables
+    assert text.count(report.begin()) == text.count(report.END) == 1
+    tables = text.partition(report.begin())[2].partition(report.END)[0]
+    assert tables.startswith("a machine with a GPU\n\n### ") and "1,230 GB/s" in tables and "56 µs" in tables
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -196,29 +177,18 @@ def test_make_gpu_takes_the_interpreter_it_is_given(given: list[str]) -> None:
     done = subprocess.run(make, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert ("-m venv" in done.stdout) is (not given)
     interpreter = f"{given[0].removeprefix('BIN=')}/python" if given else ".venv/bin/python"
-    ours = [line for line in done.stdout.splitlines() if "tests/promises/test_gpu.py" in line or "benchmark.py" in line]
+    ours = [
+        line for line in done.stdout.splitlines() if "tests/promises/test_gpu.py" in line or "benchmarks/run.py" in line
+    ]
     assert ours and all(interpreter in line for line in ours)
 
 
-def test_a_part_with_a_place_of_its_own_goes_there(benchmark: ModuleType) -> None:
-    page = "".join(["before\n", *(f"{benchmark.begin(part)}old\n{benchmark.END}after\n" for part in (None, "threads"))])
-    both = benchmark.paste(page, "a machine", {"recipe": "new recipe", "threads": "new threads"})
-    assert "old" not in both and both.index("new recipe") < both.index(benchmark.begin("threads"))
-    assert both.index("new threads") > both.index(benchmark.begin("threads"))
-    alone = benchmark.paste(page, "a machine", {"threads": "new threads"})
+def test_a_table_with_a_place_of_its_own_goes_there() -> None:
+    page = "".join(["before\n", *(f"{report.begin(part)}old\n{report.END}after\n" for part in (None, "threads"))])
+    both = report.paste(page, "a machine", {"recipe": "new recipe", "threads": "new threads"})
+    assert "old" not in both and both.index("new recipe") < both.index(report.begin("threads"))
+    assert both.index("new threads") > both.index(report.begin("threads"))
+    alone = report.paste(page, "a machine", {"threads": "new threads"})
     assert alone.count("old") == 1 and alone.index("old") < alone.index("new threads")
     assert both.count("after") == alone.count("after") == 2 and both.startswith("before\n")
-
-
-def test_tables_are_pasted_between_their_marks(
-    tmp_path: Path, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark, "PARTS", {"recipe": lambda *_: ("| a table |", {})})
-    page = tmp_path / "page.md"
-    begin, end = "<!-- benchmark: written by scripts/benchmark.py --write -->", "<!-- /benchmark -->"
-    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
-    for _ in range(2):
-        benchmark.main(write=str(page))
-    lines = page.read_text(encoding="utf-8").splitlines()
-    assert (lines[0], lines[-1]) == ("before", "after")
-    assert "| a table |" in lines and "old" not in lines and lines.count("| a table |") == 1
+    assert report.paste(both, "a machine", {"recipe": "new recipe", "threads": "new threads"}) == both

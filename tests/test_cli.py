@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NAMES, contents, fit, idx, not_on_windows, refused, small_mnist, write_pictures
+from conftest import NAMES, contents, documented, fit, idx, not_on_windows, refused, small_mnist, write_pictures
 
 from logreg_lightning.fit import build_parser, main
 from logreg_lightning.runtime.checkpoints import read
@@ -27,15 +27,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = ["--data.dataset=digits", "--max_epochs=1"]
 
 
-def documented() -> list[str]:
-    """Every `python scripts/fit.py` command in README.md and in the script's docstring."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8") + (ROOT / "scripts/fit.py").read_text(encoding="utf-8")
-    commands = re.findall(r"^ *python scripts/fit\.py(.*?)(?:#.*)?$", text, re.M)
-    assert len(commands) > 8
-    return sorted({command.strip() for command in commands})
-
-
-@pytest.mark.parametrize("command", documented())
+@pytest.mark.parametrize("command", documented("fit.py"))
 def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
@@ -65,7 +57,7 @@ def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.Cap
 
 @not_on_windows("make and its shell are not there")
 @pytest.mark.parametrize(
-    "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "format", "tensorboard"]
+    "target", ["", "help", "setup", "fit", "test", "check", "soak", "bench", "docs", "format", "tensorboard"]
 )
 def test_make_targets_exist_and_are_listed(target: str) -> None:
     make = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
+from tolerance import DOUBLE, EPS
 from torch.utils.data import DataLoader, TensorDataset
 
 from logreg_lightning import ImageDataModule, LogisticRegression
@@ -48,7 +49,7 @@ def test_the_learning_rate_is_a_share_of_the_stability_limit() -> None:
         assert found == pytest.approx(expected, rel=5e-3)  # three digits
         assert found == float(f"{found:.3g}")
     decay = initialize.weight_decay(torch.from_numpy(features), 1000)
-    assert decay == pytest.approx((features**2).sum(1).mean() / 10_000, rel=5e-3)
+    assert decay == pytest.approx((features**2).sum(1).mean() / 10_000, rel=5e-3)  # three digits
 
 
 def test_rare_classes_that_weigh_more_make_the_steps_smaller() -> None:
@@ -64,13 +65,13 @@ def test_rare_classes_that_weigh_more_make_the_steps_smaller() -> None:
     weighted = with_ones * weights[:, None]
     largest = np.linalg.eigvalsh(weighted.T @ with_ones / 900)[-1]
     curvature = (largest + ((weighted**2).sum(1).mean() - largest) / 50) / 2
-    assert model.lr == pytest.approx(0.5 * 2 * 1.9 / curvature, rel=0.01)
+    assert model.lr == pytest.approx(0.5 * 2 * 1.9 / curvature, rel=5e-3)  # three digits
 
 
 def test_class_weights_are_those_of_scikit_learn() -> None:
     labels = np.array([0, 0, 0, 0, 0, 1, 2, 2])
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    np.testing.assert_allclose(initialize.balanced(torch.from_numpy(labels).bincount()).numpy(), expected)
+    np.testing.assert_allclose(initialize.balanced(torch.from_numpy(labels).bincount()).numpy(), expected, rtol=DOUBLE)
 
 
 def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +135,8 @@ def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
     L.Trainer(**QUIET).fit(theirs, loader)
     assert (theirs.lr, theirs.weight_decay) == (ours.lr, ours.weight_decay) and theirs.lr > 0
     assert ours.standardizer is not None and theirs.standardizer is not None
-    torch.testing.assert_close(theirs.standardizer.scale, ours.standardizer.scale)
+    # Of float64 sums in another order, rounded to float32.
+    torch.testing.assert_close(theirs.standardizer.scale, ours.standardizer.scale, rtol=EPS, atol=0)
     assert theirs.class_weights is not None and ours.class_weights is not None
     assert torch.equal(theirs.class_weights, ours.class_weights)
     assert theirs.hparams["lr"] == ours.lr
@@ -168,4 +170,5 @@ def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: pytest
             scikit.predict_proba(pixels.flatten(1).numpy()),
         )
     ]
+    # No two ways of one computation: one ends after 120 epochs, and lets a pixel that hardly varies weigh less.
     assert penalised[0] == pytest.approx(penalised[1], rel=0.15)

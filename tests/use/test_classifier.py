@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import curves, fit
 from sklearn.metrics import balanced_accuracy_score
+from tolerance import EPS, LOSS
 from torch.nn import functional as F
 
 from logreg_lightning import ImageDataModule, LogisticRegression
@@ -28,7 +29,7 @@ def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
         metric.update(logits[part::3], labels[part::3])
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         expected = balanced_accuracy_score(labels.numpy(), logits.argmax(1).numpy())
-    assert metric.compute().item() == pytest.approx(expected)
+    assert metric.compute().item() == pytest.approx(expected, rel=4 * EPS)  # a mean of four recalls
 
 
 def test_a_weighted_loss_is_torchs() -> None:
@@ -37,7 +38,7 @@ def test_a_weighted_loss_is_torchs() -> None:
     metric = CrossEntropy()
     for part in range(2):
         metric.update(logits[part::2], labels[part::2], class_weights=weights)
-    assert metric.compute().item() == pytest.approx(F.cross_entropy(logits, labels, weights).item())
+    assert metric.compute().item() == pytest.approx(F.cross_entropy(logits, labels, weights).item(), **LOSS)
 
 
 @pytest.mark.parametrize(("scale", "temperature"), [(0.3, 1), (1, 1), (2, 2), (4, 4), (8, 8)])
@@ -49,7 +50,7 @@ def test_the_temperature_is_the_one_with_the_smallest_loss(scale: float, tempera
     metric.calibrates = True
     metric.update(scale * logits, labels)
     losses = [F.cross_entropy(scale * logits / t, labels).item() for t in TEMPERATURES]
-    assert metric.compute().item() == pytest.approx(min(losses)) and metric.temperature == temperature
+    assert metric.compute().item() == pytest.approx(min(losses), **LOSS) and metric.temperature == temperature
 
 
 def noise(folder: Path) -> None:
@@ -70,8 +71,9 @@ def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
     run = fit("--data.dataset=pictures")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["temperature"] > 1
-    assert max(value for _, value in curves(run)["val/loss"]) <= math.log(2) + 1e-6
-    assert results["val/loss"] <= math.log(2) + 1e-6 and results["test/loss"] < 0.8
+    guessing = math.log(2) + 8 * EPS  # the last temperature leaves EPS of logits, which are less than 16 apart
+    assert max(value for _, value in curves(run)["val/loss"]) <= guessing
+    assert results["val/loss"] <= guessing and results["test/loss"] < 0.8
     assert "Note: test/accuracy" in capsys.readouterr().out
     model = LogisticRegression.load(run)
     assert float(model.temperature or 0) == results["temperature"]
@@ -96,12 +98,12 @@ def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: 
     trainer.fit(model, datamodule=data)
     assert float(model.temperature) == 1  # these digits are learnt, and in few steps nothing is too sure
     trained = float(trainer.callback_metrics["val/loss"])
-    assert trainer.validate(model, data, verbose=False)[0]["val/loss"] == pytest.approx(trained, rel=1e-6)
+    assert trainer.validate(model, data, verbose=False)[0]["val/loss"] == pytest.approx(trained, **LOSS)
     model.temperature.fill_(4)
     [found] = trainer.validate(model, data, verbose=False)
     images, labels = data.data.train.take(data.val_indices)
     with torch.inference_mode():
-        assert found["val/loss"] == pytest.approx(F.cross_entropy(model(images), labels).item(), rel=1e-5)
+        assert found["val/loss"] == pytest.approx(F.cross_entropy(model(images), labels).item(), **LOSS)
     assert float(model.temperature) == 4
 
 

@@ -3,12 +3,12 @@
 from functools import partial
 
 import torch
-from logreg_lightning.runtime.steps import optimizer_steps
 
 from benchmarks.measure import QUICK, Figures, Measured, fit, in_a_process, in_turns
 from benchmarks.recipe import ARTICLE, bare, both_times, stock
 from benchmarks.report import median, rows, section, timings
 from benchmarks.threads import seconds_a_step, stepper
+from logreg_lightning.model import sgd, sgd_steps
 
 KINDS = {"graph": "from a graph", "single": "launched one by one"}
 BATCHES = (100, 1_000)
@@ -37,8 +37,8 @@ def limits(megabytes: int, replays: int, calls: int) -> Figures:
     for batch in BATCHES:
         model, steps = stepper(batch, 784, "cuda")
         optimizer, rates = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True), [0.01] * len(steps.sizes)
-        kinds = {"graph": partial(model.optimizer_steps, steps, rates)}
-        kinds["single"] = partial(optimizer_steps, model, optimizer, steps, rates)
+        kinds = {"graph": partial(sgd(model, model.configure_optimizers(), 1), steps, rates)}
+        kinds["single"] = partial(sgd_steps, model, optimizer, steps, rates, 1)
         for kind, run in kinds.items():
             figures[f"{kind} {batch}"] = seconds_a_step(run, len(rates), calls, wait) * 1e6
     return figures

@@ -11,7 +11,6 @@ from logreg_lightning.runtime.threads import use_threads  # before anything else
 
 # isort: split
 
-import lightning as L
 import torch
 
 from benchmarks.measure import ENVIRONMENT, NO_PICTURES, QUICK, Figures, Measured, cores, fit, in_a_process
@@ -20,6 +19,7 @@ from benchmarks.measure import in_turns, mnist  # isort: skip
 from benchmarks.report import median, ratios, rows, section, timings
 from logreg_lightning import LogisticRegression
 from logreg_lightning.data.loader import Steps
+from logreg_lightning.model import sgd
 
 BATCHES, FEATURES = (100, 1_000, 10_000), (784, 3_072)
 BESIDE = {"idle": 0, "beside two busy processes": 2}
@@ -38,9 +38,6 @@ def stepper(batch: int, features: int, device: str = "cpu") -> tuple[LogisticReg
     images = torch.randint(0, 256, (count * batch, 1, 1, features), dtype=torch.uint8)
     labels = torch.randint(0, 10, (count * batch,))
     model = LogisticRegression(features, 10, lr=0.01, weight_decay=1e-3, image_shape=(1, 1, features)).to(device)
-    # Not in a trainer's hands: it only says that there is one process.
-    model.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    model.configure_optimizers()
     return model, Steps(images.to(device), labels.to(device), [batch] * count, [batch] * count)
 
 
@@ -62,7 +59,7 @@ def steps_by_threads(images: int) -> dict[str, Figures]:
     for features in FEATURES:
         for batch in BATCHES:
             model, steps = stepper(batch, features)
-            run = partial(model.optimizer_steps, steps, [0.01] * len(steps.sizes))
+            run = partial(sgd(model, model.configure_optimizers(), 1), steps, [0.01] * len(steps.sizes))
             milliseconds = sizes[f"{features:,} features, batch of {batch:,}"] = {}
             for number in thread_counts():
                 with use_threads(number):

@@ -97,7 +97,8 @@ class ImageDataModule(L.LightningDataModule):
     def copy(self) -> Self:
         """Another one with the same settings, and the same images if they are loaded, to be changed by a training."""
         other = copy.copy(self)
-        other._hparams, other._hparams_initial = copy.deepcopy((self._hparams, self._hparams_initial))
+        for name in ("_hparams", "_hparams_initial"):  # what Lightning keeps them in: a copy would share them
+            setattr(other, name, copy.deepcopy(getattr(self, name)))
         other.trainer = None
         return other
 
@@ -187,7 +188,13 @@ class ImageDataModule(L.LightningDataModule):
         """What the trainer that trains wants at which optimiser step."""
         if self.trainer is None:
             return Plan(self.steps_per_epoch, self.steps_per_execution)
-        return Plan.of(self.trainer, self.steps_per_epoch, self.steps_per_execution)
+        return Plan.of(self.trainer, self.steps_per_epoch, self.steps_per_execution if self._gives_steps else 1)
+
+    @property
+    def _gives_steps(self) -> bool:
+        """Whether what is trained takes several mini-batches a call; a module of somebody else's takes one."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return module is None or getattr(module, "takes_steps", False)
 
     def train_dataloader(self) -> TrainLoader:
         images = self._resident(self.data.train)
@@ -195,7 +202,13 @@ class ImageDataModule(L.LightningDataModule):
             seed = torch.initial_seed()
             self._seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
         return TrainLoader(
-            images, self.train_indices, self.batch_size, self.plan, self._seed, *self._rank_and_world_size()
+            images,
+            self.train_indices,
+            self.batch_size,
+            self.plan,
+            self._seed,
+            *self._rank_and_world_size(),
+            plain=not self._gives_steps,
         )
 
     def training_images(self) -> EvalLoader:

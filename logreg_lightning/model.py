@@ -171,6 +171,8 @@ class LogisticRegression(ImageClassifier):
             )
         has_own_optimizer = type(self).configure_optimizers is not LogisticRegression.configure_optimizers
         by_autograd = self.has_own_forward() or has_own_optimizer
+        if by_autograd and not has_own_optimizer:
+            optimizer.param_groups[0]["initial_lr"] = self.lr
         self.run_steps: Callable[[Steps, list[float]], Tensor] = (
             functools.partial(autograd_steps, self, optimizer, world_size=self.trainer.world_size)
             if by_autograd

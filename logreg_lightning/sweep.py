@@ -416,13 +416,7 @@ class _Trainings:
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
                 say(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
-            # Lightning takes an epoch that `max_steps` cut short for a whole one once training ends.
-            saved = (
-                state
-                if is_trained and state is not None
-                else checkpoints.read(saver.folder / "checkpoints" / file.name)
-            )
-            trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
+            saver.keep_progress(state if is_trained and state is not None else checkpoints.read(saver.path(file.name)))
             if not heads.is_validated:
                 # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
                 trainer.validate(heads, datamodule=experiment.data, verbose=False)
@@ -468,6 +462,7 @@ class _Trainings:
             atomic_write(noted_in, json.dumps({**noted, str(index): str(path)}).encode())
         folder = Path(group.trainer.strategy.broadcast(str(path)))
         trainer, saver = group.trainer, Saver(group.curve)
+        saver.progress = group.saver.progress
         if processes.rank() == 0:
             runs.write_config(folder, settings)
         experiment.start_logging(trainer, folder, settings)

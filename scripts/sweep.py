@@ -2,7 +2,7 @@
 
 python scripts/sweep.py --model.lr 0.01,0.03,0.1 --model.weight_decay 0,1e-3,1e-1 --model.momentum 0,0.9
 python scripts/sweep.py --random 50 --model.lr 1e-3..1 --model.weight_decay 1e-4..1
-python scripts/sweep.py --take 17 lightning_logs/sweep_0
+python scripts/sweep.py --promote 17 lightning_logs/sweep_0
 python scripts/sweep.py --resume last
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -334,3 +335,88 @@ def test_a_value_out_of_range_is_a_value_error_that_names_it(wrong: dict[str, An
 @pytest.mark.parametrize(("in_features", "shape"), [(784, (1, 28, 28)), (3072, (3, 32, 32)), (45, (1, 1, 45))])
 def test_images_are_square_where_nobody_says_otherwise(in_features: int, shape: tuple[int, ...]) -> None:
     assert LogisticRegression(in_features, 2).image_shape == shape
+
+
+class WithHiddenLayer(LogisticRegression):
+    def __init__(self, in_features: int, num_classes: int, **more: Any) -> None:
+        super().__init__(in_features, num_classes, **more)
+        self.hidden = nn.Linear(in_features, 16)
+        self.linear = nn.Linear(16, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.hidden(self.standardized(images)).relu())  # type: ignore[no-any-return]
+
+
+class WithOptimizer(LogisticRegression):
+    make: Any = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return type(self).make(self.parameters())  # type: ignore[no-any-return]
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0)
+
+
+def quasi_newton(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(parameters, lr=0.01, max_iter=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "batch_size"),  # on small batches quasi-Newton steps make rounding grow
+    [(WithHiddenLayer, None, 8), (WithOptimizer, adam, 8), (WithOptimizer, quasi_newton, 540)],
+    ids=["hidden layer", "AdamW", "LBFGS"],
+)
+def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LogisticRegression], make: Any, batch_size: int
+) -> None:
+    """Its own forward, or any optimizer of torch, whose own learning rate follows the schedule."""
+    if make is not None:
+        monkeypatch.setattr(WithOptimizer, "make", staticmethod(make))
+    settings: dict[str, Any] = {"lr": 0.002, "momentum": 0.5, "weight_decay": 0.01, "class_weight": "balanced"}
+    torch.manual_seed(0)
+    model = kind(784, 10, **settings)
+    torch.manual_seed(0)
+    mine = kind(784, 10, **settings)
+    trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, **QUIET)
+    torch.manual_seed(3)
+    data = ImageDataModule("mnist", batch_size=batch_size)
+    trainer.fit(model, datamodule=data)
+    mine.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if "linear" not in k and "hidden" not in k}, strict=False
+    )
+    parameters = list(mine.parameters())
+    penalised = [{"params": [p], "weight_decay": 0.01 if p.ndim > 1 else 0} for p in parameters]
+    optimizer: Any = torch.optim.SGD(penalised, lr=0.002, momentum=0.5) if make is None else make(parameters)
+    step, base = 0, 0.002 if make is None else optimizer.defaults["lr"]
+    for epoch in range(2):
+        for indices in torch.split(data.train_dataloader().order(epoch), batch_size):
+            images, labels = data.data.train.pixels[indices], data.data.train.labels[indices]
+
+            def closure(images: Tensor = images, labels: Tensor = labels) -> Tensor:
+                optimizer.zero_grad()
+                logits = mine(images) if make is None else mine.linear(mine.standardized(images))
+                loss = nn.functional.cross_entropy(logits, labels, mine.class_weights, reduction="sum") / len(labels)
+                if make is not None:
+                    loss = loss + 0.005 * sum(p.square().sum() for p in parameters if p.ndim > 1)
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            for group in optimizer.param_groups:
+                group["lr"] = base * (1 + math.cos(math.pi * step / trainer.global_step)) / 2
+            optimizer.step(closure)
+            step += 1
+    found, expected = dict(model.named_parameters()), dict(mine.named_parameters())
+    assert all(value.any() for value in found.values())
+    assert_trained_alike(found, expected, step)
+
+
+def test_a_scheduler_beside_the_schedule_is_refused(workdir: Path) -> None:
+    class WithScheduler(LogisticRegression):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
+    with pytest.raises(InputError, match="must return one optimizer alone"):
+        trainer.fit(WithScheduler(784, 10), datamodule=data_module())

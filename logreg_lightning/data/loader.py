@@ -55,6 +55,9 @@ class TrainLoader:
     The order of an epoch is a permutation drawn from (seed, epoch), nothing else, so any epoch can be entered anywhere.
     A mini-batch is the global one; rank r of w takes its images r, r + w, ... and so every image counts once.
 
+    Args:
+        plain: Whether to give what a `DataLoader` gives, images and labels of one mini-batch, in place of `Steps`.
+
     Attributes:
         epoch: The epoch that is under way, counted from 0.
         steps_done: Optimiser steps of that epoch that were handed out.
@@ -69,8 +72,10 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        plain: bool = False,
     ) -> None:
         self.images = images
+        self.plain = plain
         self.indices = indices
         self.batch_size = batch_size
         self.plan = plan
@@ -96,7 +101,7 @@ class TrainLoader:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return self.indices[torch.randperm(len(self.indices), generator=generator)]
 
-    def __iter__(self) -> Iterator[Steps]:
+    def __iter__(self) -> Iterator[Steps | Batch]:
         # A generator: Lightning asks for an iterator twice before it takes the first batch.
         first = self._resume_at[1] if self._resume_at is not None and self._resume_at[0] == self.epoch else 0
         self._resume_at = None
@@ -104,7 +109,8 @@ class TrainLoader:
         for start, stop in self.plan.calls:
             if start >= first:
                 self.steps_done = stop
-                yield self._steps(order[start * self.batch_size : stop * self.batch_size])
+                steps = self._steps(order[start * self.batch_size : stop * self.batch_size])
+                yield Batch(steps.images, steps.labels) if self.plain else steps
 
     def _steps(self, indices: Tensor) -> Steps:
         batches = torch.split(indices, self.batch_size)
@@ -118,7 +124,7 @@ class TrainLoader:
         return {"epoch": self.epoch, "step": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.steps_done = self._resume_at = state["epoch"], state["step"]
+        self._resume_at = (state["epoch"], state["step"])
 
 
 class EvalLoader:

@@ -60,6 +60,7 @@ class Saver(L.Callback):
         folder: The run's.
         saved_at: Optimiser steps at the last save of `last`, -1 before the first.
         validated: The last validation's metrics by their logged names, and those of training since the last point.
+        progress: Where in its loops Lightning was at the last save; None while it trains.
         earlier: `val/loss` at the last validation of the run's first quarter and of its first two, where there was one.
     """
 
@@ -73,6 +74,7 @@ class Saver(L.Callback):
         self.saved_at = -1
         self.validated: dict[str, float] = {}
         self.earlier: dict[int, float] = {}
+        self.progress: dict[str, Any] | None = None
         self._since = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -101,6 +103,20 @@ class Saver(L.Callback):
         self.best, self.seconds = state_dict["best"], state_dict["seconds"]
         self.validated, self.earlier = state_dict["validated"], state_dict["earlier"]
 
+    def path(self, name: str) -> Path:
+        """Where the file of that name is."""
+        return self.folder / "checkpoints" / name
+
+    def keep_progress(self, state: dict[str, Any]) -> None:
+        """What is saved from here on says that Lightning is where it was when it wrote this.
+
+        At the end of a training it takes an epoch that `max_steps` cut short for a whole one.
+        """
+        self.progress = {name: state[name] for name in ("epoch", "loops")}
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint.update(self.progress or {})
+
     @property
     def fit_seconds(self) -> float:
         """Wall time from the first batch asked for to the last step done or to now, over all parts of the run."""
@@ -111,7 +127,7 @@ class Saver(L.Callback):
         # The curves on disk must hold every point up to the save, or a kill leaves a gap.
         if isinstance(trainer.logger, TensorBoardLogger):
             trainer.logger.experiment.flush()
-        trainer.save_checkpoint(self.folder / "checkpoints" / name)
+        trainer.save_checkpoint(self.path(name))
 
     def _save_last(self, trainer: L.Trainer) -> None:
         if trainer.global_step - self.saved_at >= self.every or trainer.global_step == self.plan.run_steps:

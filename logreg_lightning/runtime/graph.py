@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ class Graph:
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
         self.run = run
-        self.seen: list[object] = []
-        self.kind: object = None
+        self.seen: list[Any] = []
+        self.kind: Any = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, kind: object, *tensors: Tensor) -> Tensor:

@@ -964,7 +964,7 @@ def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypat
     looked: list[int] = []
     forward = Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda *given: (looked.append(1), forward(*given))[1])  # type: ignore[func-returns-value]
-    save = Saver._save
+    save = Saver.save
     for number in (1, 4):
         saves = 0
 

@@ -14,10 +14,10 @@ from test_checkpoints import die_at_save
 from tolerance import trained
 from torch import Tensor
 
-from logreg_lightning.data.loader import Steps
+from logreg_lightning import model
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime import steps
+from logreg_lightning.runtime.graph import Graph
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="torch finds no CUDA device; make gpu runs these tests on a machine with one"
@@ -39,36 +39,36 @@ def weights(run: Path) -> Tensor:
     return torch.cat([state["linear.weight"], state["linear.bias"].unsqueeze(1)], 1)
 
 
-class OneByOne(steps.GraphedSteps):
-    """Never records: each call runs as it is, with learning rates that are rounded as a graph's are."""
+class OneByOne(Graph):
+    """Never records: each call runs as it is."""
 
-    def __call__(self, steps: Steps, rates: list[float] | Tensor) -> Tensor:
-        return self.run(steps, torch.tensor(rates, device=steps.images.device, dtype=torch.float32).unbind())
+    def __call__(self, kind: object, *tensors: Tensor) -> Tensor:
+        return self.run(kind, *tensors)
 
 
 @pytest.fixture
-def recorders(monkeypatch: pytest.MonkeyPatch) -> list[steps.GraphedSteps]:
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     """Whatever records graphs in this test, in the order in which they were made."""
-    made: list[steps.GraphedSteps] = []
+    made: list[Graph] = []
 
-    class Noted(steps.GraphedSteps):
+    class Noted(Graph):
         def __init__(self, run: Any) -> None:
             super().__init__(run)
             made.append(self)
 
-    monkeypatch.setattr(steps, "GraphedSteps", Noted)
+    monkeypatch.setattr(model, "Graph", Noted)
     return made
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_graph_leaves_what_single_steps_leave(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, recorders: list[steps.GraphedSteps], schedule: str
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, recorders: list[Graph], schedule: str
 ) -> None:
     flags = [*FLAGS, GPU, f"--model.schedule={schedule}", "--model.weight_decay=1e-3"]
     graphed = fit(*flags)
     [recorder] = recorders
-    assert recorder.graph is not None and len(recorder.sizes) == 50
-    monkeypatch.setattr(steps, "GraphedSteps", OneByOne)
+    assert recorder.graph is not None and len(recorder.kind) == 50
+    monkeypatch.setattr(model, "Graph", OneByOne)
     single = fit(*flags)
     assert torch.equal(weights(graphed), weights(single))
     assert outcome(graphed) == outcome(single)
@@ -92,13 +92,11 @@ def test_a_run_trains_on_where_it_is_taken(workdir: Path, devices: list[str]) ->
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
-def test_no_precision_sees_how_many_steps_a_graph_holds(
-    workdir: Path, recorders: list[steps.GraphedSteps], precision: str
-) -> None:
+def test_no_precision_sees_how_many_steps_a_graph_holds(workdir: Path, recorders: list[Graph], precision: str) -> None:
     one, many = (
         fit(*FLAGS, GPU, f"--precision={precision}", f"--data.steps_per_execution={number}") for number in (1, 50)
     )
-    assert [len(recorder.sizes) for recorder in recorders] == [1, 50]
+    assert [len(recorder.kind) for recorder in recorders] == [1, 50]
     assert all(recorder.graph is not None for recorder in recorders)
     assert torch.equal(weights(one), weights(many))
     assert weights(one).dtype == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
@@ -119,7 +117,7 @@ def test_death_after_a_save_leaves_no_trace_on_a_gpu(
     assert outcome(run) == outcome(whole)
 
 
-def test_each_fit_of_a_process_records_its_own_graph(workdir: Path, recorders: list[steps.GraphedSteps]) -> None:
+def test_each_fit_of_a_process_records_its_own_graph(workdir: Path, recorders: list[Graph]) -> None:
     first, second = fit(*FLAGS, GPU), fit(*FLAGS, GPU)
     assert outcome(first) == outcome(second)
     one, two = recorders
@@ -140,10 +138,10 @@ def test_a_model_that_is_fitted_twice_trains_on(workdir: Path) -> None:
     found = []
     for accelerator in ("gpu", "cpu"):
         torch.manual_seed(0)
-        model = LogisticRegression(784, 10, lr=0.05)
+        net = LogisticRegression(784, 10, lr=0.05)
         for _ in range(2):
-            L.Trainer(accelerator=accelerator, max_epochs=1, **QUIET).fit(model, ImageDataModule("mnist", batch_size=4))
-        found.append(model.linear.weight.detach().cpu())
+            L.Trainer(accelerator=accelerator, max_epochs=1, **QUIET).fit(net, ImageDataModule("mnist", batch_size=4))
+        found.append(net.linear.weight.detach().cpu())
     torch.testing.assert_close(*found, **NEAR)
 
 

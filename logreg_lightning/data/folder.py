@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning.features import extract
 from logreg_lightning.data.dataset import Dataset, Images, hold_out
+from logreg_lightning.data.idx import map_read_only
 from logreg_lightning.data.named import cache_name
 from logreg_lightning.data.pictures import read_picture, to_pixels
 from logreg_lightning.errors import InputError
-from logreg_lightning.data.idx import map_read_only
+from logreg_lightning.features import extract
 from logreg_lightning.runtime.files import atomic_write, locked, read_json, replace, write_json
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Data sets by name, downloaded by torchvision or shipped inside scikit-learn, and a folder of files in MNIST's format."""
+"""Data sets by name, downloaded by torchvision or shipped inside scikit-learn, and folders in MNIST's format."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from logreg_lightning.data import idx
 from logreg_lightning.data.dataset import Dataset, Images

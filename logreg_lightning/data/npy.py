@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from logreg_lightning.data.dataset import Dataset, Images
-from logreg_lightning.errors import InputError
 from logreg_lightning.data.idx import map_read_only
+from logreg_lightning.errors import InputError
 
 FILES = ("train_features.npy", "train_labels.npy", "test_features.npy", "test_labels.npy")
 """A data set's four files; `classes.txt`, a name a line, may be there too."""

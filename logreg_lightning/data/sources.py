@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from logreg_lightning.data import dataset, named
-from logreg_lightning.features import backbones
 from logreg_lightning.data import folder as folders
-from logreg_lightning.data import npy, pictures
-from logreg_lightning.features.backbones import Backbone
+from logreg_lightning.data import named, npy, pictures
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.errors import InputError
+from logreg_lightning.features import backbones
+from logreg_lightning.features.backbones import Backbone
 from logreg_lightning.features.extract import Look, Pictures, PixelPictures, load_features, place_of, prepare_features
 
 if TYPE_CHECKING:

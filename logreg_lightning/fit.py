@@ -19,8 +19,9 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.progress import progress, quiet
+from logreg_lightning.runtime.output import quiet, say
+from logreg_lightning.runtime.progress import progress
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.training import initialize
@@ -40,8 +41,8 @@ from logreg_lightning.training.experiment import (
 )
 from logreg_lightning.training.hyperparameters import check
 from logreg_lightning.training.initialize import Adaptation
+from logreg_lightning.training.validation import Calibration
 from logreg_lightning.use.advice import advice
-from logreg_lightning.use.classifier import Calibration
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def fit(
             runs.check_config(folder, started, config)
         state = checkpoints.read(checkpoint) if checkpoint is not None else None
         curve = TrainingCurve()
-        saver = checkpoints.Saver(curve)
+        saver = Saver(curve)
         trainer = trainer_of(config, _callbacks(curve, saver, val_check_interval, pictures))
 
         # 2. The data.
@@ -140,7 +141,7 @@ def fit(
             if max_steps == -1:  # else it stays auto: a resumed run may be given more steps
                 config["max_epochs"] = trainer.max_epochs
         if folder is not None and checkpoint is not None and state is not None:
-            checkpoints.check_resumable(checkpoint, state, data.fingerprint())
+            checkpoints.check_data(checkpoint, state, data.fingerprint())
             if _is_finished(folder, data, config, state):
                 return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
         say(data.describe())
@@ -164,13 +165,13 @@ def fit(
             stack.enter_context(runs.used_by_one(folder))
         folder = folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
         saver.folder = folder
-        trainer.logger = runs.logger(folder, state["global_step"] if state else 0)
+        trainer.logger = curves.logger(folder, state["global_step"] if state else 0)
         launcher = trainer.strategy.launcher
         stack.enter_context(processes.starting_others(launcher, checkpoint or folder, lost(folder)))
         stack.enter_context(one_sentence(folder))
         _begin(folder, config, checkpoint, state)
         if state is None or not state["callbacks"]["Saver"]["events"]:  # none of a sweep's winner
-            runs.write_hparams(trainer.logger, _hparams(data, config))
+            curves.write_hparams(trainer.logger, _hparams(data, config))
 
         # 5. Training, then the final weights on the test set.
         trainer.fit(net, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -190,9 +191,7 @@ def fit(
         return Run(saver.folder, results, net.cpu().eval())
 
 
-def _callbacks(
-    curve: TrainingCurve, saver: checkpoints.Saver, val_check_interval: int | None, pictures: bool
-) -> list[L.Callback]:
+def _callbacks(curve: TrainingCurve, saver: Saver, val_check_interval: int | None, pictures: bool) -> list[L.Callback]:
     """In the order in which Lightning calls them: a save knows all that was logged and drawn up to its step, and
     nothing of a later one; and a run stops only where it was just saved."""
     drawn: list[L.Callback] = []
@@ -251,7 +250,7 @@ def _hparams(data: ImageDataModule, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(
-    trainer: L.Trainer, data: ImageDataModule, saver: checkpoints.Saver, config: dict[str, Any], net: LogisticRegression
+    trainer: L.Trainer, data: ImageDataModule, saver: Saver, config: dict[str, Any], net: LogisticRegression
 ) -> dict[str, Any]:
     return {
         **what_was_trained(data, trainer, trainer.global_step),

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import InputError
-from logreg_lightning.features.backbones import matching
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.steps import count_steps, step_runner
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.initialize import Adaptation
-from logreg_lightning.training.standardize import Standardizer, to_floats
-from logreg_lightning.use.classifier import Calibration, ImageClassifier
+from logreg_lightning.training.standardize import Standardizer
+from logreg_lightning.training.validation import Calibration, ImageClassifier
+from logreg_lightning.use.classifier import Classifier, features_of, folded_weights
 
 
 class LogisticRegression(ImageClassifier):
@@ -85,9 +85,7 @@ class LogisticRegression(ImageClassifier):
 
         With a backbone, its features of them. Features (N, in_features) are kept.
         """
-        if self.backbone is not None and images.ndim == 4:
-            images = matching(self.backbone).to(self.device).features(images)
-        return to_floats(images, self.linear.weight.dtype)
+        return features_of(images, self.backbone, self.linear.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
@@ -95,17 +93,21 @@ class LogisticRegression(ImageClassifier):
 
     def on_pixels(self) -> tuple[Tensor, Tensor]:
         """Weights (num_classes, in_features) and bias as they act on `features`, all the rest folded in."""
-        weight: Tensor = self.linear.weight
-        bias: Tensor = self.linear.bias
-        if self.standardizer is not None:
-            weight, bias = self.standardizer.scaling().fold(weight, bias)
-        return (weight, bias) if self.temperature is None else (weight / self.temperature, bias / self.temperature)
+        scaling = None if self.standardizer is None else self.standardizer.scaling()
+        return folded_weights(self.linear.weight, self.linear.bias, scaling, self.temperature)
 
-    def as_linear(self) -> nn.Linear:
-        """A layer of its own with the weights and bias of `on_pixels`."""
-        layer = nn.Linear(self.linear.in_features, self.linear.out_features)
-        layer.load_state_dict(dict(zip(("weight", "bias"), self.on_pixels(), strict=True)))
-        return layer
+    def classifier(self) -> Classifier:
+        """What predicts as this model does now, without Lightning and without what training needs.
+
+        Raises:
+            InputError: a subclass has a `forward` of its own, whose weights are not those of one linear layer.
+        """
+        if type(self).forward is not LogisticRegression.forward:
+            raise InputError(
+                f"{type(self).__name__} has a `forward` of its own: its weights cannot be folded into one layer"
+            )
+        mean = None if self.standardizer is None else self.standardizer.mean
+        return Classifier(*self.on_pixels(), self.class_names, self.image_shape, self.backbone, mean).eval()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold

@@ -26,8 +26,9 @@ from logreg_lightning.fit import Run, fit
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.progress import progress, quiet
+from logreg_lightning.runtime.output import quiet, say
+from logreg_lightning.runtime.progress import progress
+from logreg_lightning.runtime.saver import AtomicCheckpointIO
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.training import initialize
@@ -413,7 +414,7 @@ def _train(
     state["validated"] = [heads.val_loss.tolist(), heads.val_accuracy.tolist()]
     state["indices"] = group
     if processes.rank() == 0:
-        checkpoints.AtomicCheckpointIO().save_checkpoint(state, file)
+        AtomicCheckpointIO().save_checkpoint(state, file)
     return saver.folder, state
 
 
@@ -485,7 +486,7 @@ def _draw(
         settings = {name: value for name, value in row.items() if not name.startswith("val/")}
         metrics = {name: value for name, value in row.items() if name.startswith("val/")}
         shown = {"data.dataset": data.dataset, "data.features": data.source.what, **settings}
-        runs.write_setting(folder / str(index), shown, metrics, steps)
+        curves.write_setting(folder / str(index), shown, metrics, steps)
     for old in curves.event_files(folder):
         old.unlink()
     figure = figures.swept(named)
@@ -568,7 +569,7 @@ def _take(
         settings = {name: value for name, value in config.items() if name != "random"}
         runs.write_config(path, {**settings, "seed": seed, "model": model})
         for name in ("best.ckpt", "last.ckpt"):
-            checkpoints.AtomicCheckpointIO().save_checkpoint(state, path / "checkpoints" / name)
+            AtomicCheckpointIO().save_checkpoint(state, path / "checkpoints" / name)
     trainer = data.trainer
     assert trainer is not None
     run = trainer.strategy.broadcast(run)

@@ -25,8 +25,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime import checkpoints, processes, runs
-from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime import processes, runs
+from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.saver import AtomicCheckpointIO
 from logreg_lightning.runtime.threads import threads_for
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
@@ -87,7 +88,7 @@ def trainer_of(given: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
             **settings,
             **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
             callbacks=callbacks,
-            plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
+            plugins=[AtomicCheckpointIO(), *slurm],
             logger=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             num_sanity_val_steps=0,

@@ -17,6 +17,7 @@ from logreg_lightning.model import LogisticRegression, rate_at
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.curves import DIVERGED, TrainingCurve, count_steps_on_the_x_axis
 from logreg_lightning.runtime.plan import Plan
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.steps import GraphedSteps, Rates, count_steps
 from logreg_lightning.training import metrics
 from logreg_lightning.training.standardize import to_floats
@@ -248,7 +249,7 @@ class HeadsCurve(TrainingCurve):
             self.sums, self.sizes = [], []
 
 
-class HeadsSaver(checkpoints.Saver):
+class HeadsSaver(Saver):
     """Keeps the heads' state in one file, every 250 optimiser steps and at the end.
 
     Args:

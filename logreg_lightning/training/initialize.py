@@ -104,6 +104,7 @@ def rounded(value: float) -> float:
 
 def settle(module: Any, **chosen: Any) -> None:
     """Puts numbers for what was auto into the hyperparameters that are saved, and those that a logger is told."""
+    # The second is private: what a logger is told, and `hparams_initial` gives a copy of it.
     for hparams in (module.hparams, module._hparams_initial):
         hparams.update(chosen)
 

@@ -37,8 +37,9 @@ from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features import backbones, extract
 from logreg_lightning.features.backbones import BATCH, EMBEDDED, Backbone
 from logreg_lightning.features.extract import load_features, place_of, prepare_features
-from logreg_lightning.runtime.checkpoints import Saver, read
+from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import LOCK, atomic_write, locked, write_json
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.use import evaluate, predict
 
 FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")

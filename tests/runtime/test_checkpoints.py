@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import runs
-from logreg_lightning.runtime.checkpoints import FORMAT, AtomicCheckpointIO, Saver, read
+from logreg_lightning.runtime.checkpoints import FORMAT, read
+from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
@@ -279,7 +280,8 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a complete checkpoint"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a complete checkpoint"),
     "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a complete checkpoint"),
-    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}"),
+    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}, and this version"),
+    "a past format": (rewritten(format=FORMAT - 1), f"reads format {FORMAT}; use the version that wrote it"),
     "another data set": (rewritten(ImageDataModule__dataset="kmnist"), "its dataset is mnist and was kmnist"),
     "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
     "another image size": (rewritten(ImageDataModule__image_shape=[1, 8, 8]), "its image_shape is [1, 28, 28] and was"),

@@ -105,7 +105,7 @@ def _quiet_about_files(caught: threading.ExceptHookArgs) -> None:
 
 
 def _flags(parser: ArgumentParser) -> list[str]:
-    return ["--help", *re.findall(r"--[\w.]+", parser.format_usage())]  # which argparse lists nowhere in public
+    return re.findall(r"^ +(?:-h, )?(--[\w.]+)", parser.format_help(), re.M)  # argparse has no public list of them
 
 
 def _with_flags(parser: ArgumentParser, message: str) -> str:

@@ -165,13 +165,8 @@ def load(run: str | Path) -> Classifier:
     Raises:
         InputError: there is none, or it is not a complete checkpoint of this project's `LogisticRegression`.
     """
-    path = checkpoint_of(str(run))
-    content = read(path)
-    given, state = content.get("hyper_parameters", {}), content["state_dict"]
-    if not _LINEAR <= state.keys() <= _LINEAR | _FOLDED | _OF_TRAINING:
-        raise InputError(
-            f"{path} holds another model than a `LogisticRegression`; load it with the class that it is of"
-        )
+    content = read_model(checkpoint_of(str(run)))
+    given, state = content["hyper_parameters"], content["state_dict"]
     values = {name: value.float() for name, value in state.items() if name not in _OF_TRAINING}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
@@ -184,6 +179,18 @@ def load(run: str | Path) -> Classifier:
         backbone,
         mean,
     ).eval()
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of a `LogisticRegression`; no code in the file is run.
+
+    Raises:
+        InputError: it is not a complete checkpoint of this project, or of another model.
+    """
+    content = read(path)
+    if not _LINEAR <= content["state_dict"].keys() <= _LINEAR | _FOLDED | _OF_TRAINING:
+        raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
+    return content
 
 
 def open_picture(path: str | Path) -> Image:

@@ -11,9 +11,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.runs import checkpoint_of, threads_of
 from logreg_lightning.runtime.threads import use_threads
+from logreg_lightning.use.classifier import read_model
 
 if TYPE_CHECKING:
     from logreg_lightning.datamodule import ImageDataModule
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(settings: Namespace) -> None:
     checkpoint = checkpoint_of(settings.run)
-    content = read(checkpoint)
+    content = read_model(checkpoint)
     from logreg_lightning.datamodule import ImageDataModule  # Lightning, which no help and no refusal waits for
     from logreg_lightning.model import LogisticRegression
 
@@ -50,9 +50,7 @@ def _run(settings: Namespace) -> None:
     elif settings.data.dataset is not None:
         data = ImageDataModule(**given)
     else:
-        raise InputError(
-            f"{checkpoint} does not know its images, it was trained on others' loaders; use --data.dataset"
-        )
+        raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)

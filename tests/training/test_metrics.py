@@ -52,21 +52,22 @@ def test_the_temperature_is_the_one_with_the_smallest_loss(scale: float, tempera
     assert metric.compute().item() == pytest.approx(min(losses)) and metric.temperature == temperature
 
 
-def noise(folder: Path) -> None:
-    """Pictures that tell nothing about their class."""
+@pytest.fixture
+def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures, below the current one, that tell nothing about their class."""
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
     for name in ("left", "right"):
-        (folder / name).mkdir(parents=True)
+        (tmp_path / "pictures" / name).mkdir(parents=True)
         for number in range(40):
             pixels = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(folder / name / f"{number}.png")
+            PIL.Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
 
 
 def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    noise: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
     run = fit("--data.dataset=pictures")
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["temperature"] > 1
@@ -80,9 +81,7 @@ def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
     assert plain["test/accuracy"] == results["test/accuracy"]
 
 
-def test_a_test_set_that_is_watched_chooses_no_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
+def test_a_test_set_that_is_watched_chooses_no_temperature(noise: Path) -> None:
     run = fit("--data.dataset=pictures", "--data.val_size=0")
     assert json.loads((run / "results.json").read_text(encoding="utf-8"))["temperature"] == 1
 
@@ -105,13 +104,9 @@ def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: 
     assert float(model.temperature) == 4
 
 
-def test_evaluates_weighted_losses_as_training_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
+def test_evaluates_weighted_losses_as_training_did(noise: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4, 40):
-        (tmp_path / "pictures" / "left" / f"{number}.png").unlink()
+        (noise / "left" / f"{number}.png").unlink()
     run = fit("--data.dataset=pictures", "--model.class_weight=balanced", "--model.calibrate=false", "--max_epochs=2")
     capsys.readouterr()
     evaluate.main([str(run), "--json"])

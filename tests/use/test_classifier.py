@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -48,16 +49,23 @@ def test_computes_what_its_model_does_to_the_bit(workdir: Path, flag: str, tempe
         assert not classifier.training and not any(value.requires_grad for value in classifier.parameters())
 
 
-def test_takes_the_path_of_a_picture(workdir: Path) -> None:
-    model = load(fit("--data.dataset=mnist", "--max_epochs=1"))
-    PIL.Image.fromarray(images(1)[0, 0].numpy()).save("digit.png")
-    assert torch.equal(model.predict_proba("digit.png"), model.predict_proba(images(1)))
-    both = model.predict_proba([images(1), images(1)])
-    assert torch.equal(model.predict_proba([Path("digit.png"), images(1)]), both)
+def test_takes_arrays_tensors_pictures_and_paths(workdir: Path) -> None:
+    model, tensor = load(fit("--data.dataset=mnist", "--max_epochs=1")), images(3)
+    expected = model.predict_proba(tensor)
+    drawn = [PIL.Image.fromarray(image[0].numpy()) for image in tensor]
+    drawn[0].save("digit.png")
+    same = [tensor[:, 0], tensor.numpy(), tensor.permute(0, 2, 3, 1), tensor[:, 0].numpy(), drawn]
+    for given in (*same, ["digit.png", drawn[1], tensor[2]], [Path("digit.png"), tensor[1:]]):
+        assert torch.equal(model.predict_proba(given), expected)
+    assert torch.equal(model.predict_proba("digit.png"), model.predict_proba(tensor[:1]))
+    assert model.predict(tensor) == [str(index) for index in expected.argmax(1).tolist()]
+    for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
+        with pytest.raises(InputError, match="not what this model takes"):
+            model.predict_proba(wrong)
     Path("notes.txt").write_text("hello", encoding="utf-8")
-    for wrong in ("notes.txt", "nowhere.png"):
-        with pytest.raises(InputError, match=rf"^{wrong} cannot be read as a picture \("):
-            model.predict(wrong)
+    for name in ("notes.txt", "nowhere.png"):
+        with pytest.raises(InputError, match=rf"^{name} cannot be read as a picture \("):
+            model.predict(name)
 
 
 def stock_run(epochs: int, **data: Any) -> LogisticRegression:

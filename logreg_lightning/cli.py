@@ -19,8 +19,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime import runs
+from logreg_lightning.runtime.output import quiet
 from logreg_lightning.runtime.processes import quoted, rank, started_by
-from logreg_lightning.runtime.progress import quiet
 
 
 class Parser(ArgumentParser):
@@ -58,7 +58,7 @@ def started_with(name: str) -> list[str]:
 
 
 def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None], argv: list[str] | None) -> None:
-    """Runs the command of that name; what goes wrong and is no bug ends it with one sentence and its exit status."""
+    """Runs the command of that name; an expected error ends it with one sentence and its exit status."""
     if argv is None:
         argv = sys.argv[1:]
         for stream in (sys.stdout, sys.stderr):
@@ -105,7 +105,7 @@ def _quiet_about_files(caught: threading.ExceptHookArgs) -> None:
 
 
 def _flags(parser: ArgumentParser) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings]
+    return re.findall(r"^ +(?:-h, )?(--[\w.]+)", parser.format_help(), re.M)  # argparse has no public list of them
 
 
 def _with_flags(parser: ArgumentParser, message: str) -> str:

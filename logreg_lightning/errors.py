@@ -1,4 +1,4 @@
-"""Errors that are no bugs: each message is one sentence that says what was wrong, where, and what to do.
+"""Expected errors: each message is one sentence that says what was wrong, where, and what to do.
 
 In a message, a parameter stands in backticks, alone or with its value: `lr`, `dataset='digits'`. The command line shows
 the flag in its place: --model.lr, --data.dataset digits.

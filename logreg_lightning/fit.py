@@ -16,15 +16,15 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import processes, runs
-from logreg_lightning.runtime.checkpoints import Saver
 from logreg_lightning.runtime.curves import TrainingCurve
-from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.progress import progress
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
 from logreg_lightning.training.initialize import Initialization, initialize
-from logreg_lightning.use.classifier import Calibration
+from logreg_lightning.training.validation import Calibration
 
 IN_PYTHON_ONLY = {"data", "callbacks", "logger", "verbose"}
 """Parameters of `fit` that are neither flags nor settings."""

@@ -26,14 +26,14 @@ from torch.nn import functional as F
 
 from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import InputError
-from logreg_lightning.features.backbones import matching
 from logreg_lightning.runtime.curves import TrainingCurve, count_steps
 from logreg_lightning.runtime.graph import Graph
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.initialize import Initialization
-from logreg_lightning.training.standardize import Scaling, Standardizer, to_floats
-from logreg_lightning.use.classifier import Calibration, ImageClassifier
+from logreg_lightning.training.standardize import Scaling, Standardizer
+from logreg_lightning.training.validation import Calibration, ImageClassifier
+from logreg_lightning.use.classifier import Classifier, features_of, folded_weights
 
 
 class LogisticRegression(ImageClassifier):
@@ -123,9 +123,7 @@ class LogisticRegression(ImageClassifier):
 
         With a backbone, its features of them. Features (N, in_features) are kept.
         """
-        if self.backbone is not None and images.ndim == 4:
-            images = matching(self.backbone).to(self.device).features(images)
-        return to_floats(images, self.linear.weight.dtype)
+        return features_of(images, self.backbone, self.linear.weight)
 
     def standardized(self, images: Tensor) -> Tensor:
         """Standardised `features` (N, in_features), for a `forward` of one's own."""
@@ -136,21 +134,23 @@ class LogisticRegression(ImageClassifier):
         """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
         return F.linear(self.features(images), *self.on_pixels())
 
-    def folded_weights(self) -> tuple[Tensor, Tensor]:
-        """Weights (num_classes, in_features) and bias as they act on `features`, standardisation folded in."""
-        weight, bias = self.linear.weight, self.linear.bias
-        return (weight, bias) if self.standardizer is None else self.standardizer.scaling().fold(weight, bias)
+    def on_pixels(self, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weights (num_classes, in_features) and bias as they act on `features`, standardisation folded in, and divided
+        by the model's temperature or by another one."""
+        scaling = None if self.standardizer is None else self.standardizer.scaling()
+        return folded_weights(self.linear.weight, self.linear.bias, scaling, temperature or self.temperature)
 
-    def on_pixels(self) -> tuple[Tensor, Tensor]:
-        """The `folded_weights`, divided by the temperature."""
-        weight, bias = self.folded_weights()
-        return (weight, bias) if self.temperature is None else (weight / self.temperature, bias / self.temperature)
+    def classifier(self) -> Classifier:
+        """What predicts as this model does now, without Lightning and without what training needs.
 
-    def as_linear(self) -> nn.Linear:
-        """A layer of its own with the weights and bias of `on_pixels`."""
-        layer = nn.Linear(self.linear.in_features, self.linear.out_features)
-        layer.load_state_dict(dict(zip(("weight", "bias"), self.on_pixels(), strict=True)))
-        return layer
+        Raises:
+            InputError: a subclass has a `forward` of its own, whose weights are not those of one linear layer.
+        """
+        if self.has_own_forward():
+            name = type(self).__name__
+            raise InputError(f"{name} has a `forward` of its own: its weights cannot be folded into one layer")
+        mean = None if self.standardizer is None else self.standardizer.mean
+        return Classifier(*self.on_pixels(), self.class_names, self.image_shape, self.backbone, mean).eval()
 
     # Steps 5 to 7: loss, optimizer, training.
 
@@ -344,9 +344,10 @@ def autograd_steps(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
+    own, one = model.has_own_forward(), torch.ones((), device=model.device)
+
     def log_probabilities(images: Tensor) -> Tensor:
-        own = model.has_own_forward()
-        logits = model(images) if own else F.linear(model.features(images), *model.folded_weights())
+        logits = model(images) if own else F.linear(model.features(images), *model.on_pixels(one))
         return logits.log_softmax(1)
 
     def loss_and_gradients(images: Tensor, labels: Tensor, count: int, seen: list[Tensor]) -> float:

@@ -24,11 +24,11 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
-from logreg_lightning.runtime.checkpoints import Saver
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.progress import progress
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
@@ -511,7 +511,7 @@ def _draw(
         settings = {name: value for name, value in row.items() if not name.startswith("val/")}
         metrics = {name: value for name, value in row.items() if name.startswith("val/")}
         shown = {"data.dataset": data.dataset, "data.features": data.source.what, **settings}
-        runs.write_setting(folder / str(index), shown, metrics, steps)
+        curves.write_setting(folder / str(index), shown, metrics, steps)
     for old in curves.event_files(folder):
         old.unlink()
     figure = figures.swept(named)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from conftest import curves, fit, refused
+from conftest import curves, fit
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -279,38 +279,6 @@ def test_a_stock_checkpoint_gives_a_model_that_predicts(workdir: Path) -> None:
         assert loaded.predict(image) == model.predict(image) and loaded.predict(image)[0] in "abcdefghij"
     with pytest.raises(InputError, match="not a complete checkpoint"):
         LogisticRegression.load_from_checkpoint(__file__)
-
-
-def test_a_checkpoint_of_format_1_is_read_and_resumed(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data.dataset=mnist", "--data.batch_size=8", "--model.schedule=constant", "--model.weight_decay=0"]
-    flags += ["--model.standardize=false", "--model.calibrate=false"]
-    run = fit(*flags, "--max_epochs=2")
-    whole = fit(*flags, "--max_epochs=4")
-    file = run / "checkpoints" / "last.ckpt"
-    content = torch.load(file, weights_only=True)
-    content["format"] = 1
-    new = content["hyper_parameters"]
-    unknown = ("image_shape", "class_names", "standardize", "class_weight", "calibrate")
-    content["hyper_parameters"] = {
-        "inputs": new.pop("in_features"), "classes": new.pop("num_classes"),
-        **{name: value for name, value in new.items() if name not in unknown},
-    }  # fmt: skip
-    del content["ImageDataModule"]["split"], content["callbacks"]["Saver"]["earlier"]
-    settings = [
-        line for line in (run / "config.yaml").read_text().splitlines() if line.split(":")[0].strip() not in unknown
-    ]
-    (run / "config.yaml").write_text("\n".join(settings))
-    del content["ImageDataModule"]["seed"]
-    torch.save(content, file)
-    image = torch.zeros(28, 28, dtype=torch.uint8)
-    for model in (LogisticRegression.load(run), LogisticRegression.load_from_checkpoint(file)):
-        assert model.image_shape == (1, 28, 28) and model.predict(image)[0] in model.class_names
-    content["optimizer_states"][0]["param_groups"][0]["weight_decay"] = 1e-4  # of the bias too, which is no more
-    torch.save(content, run / "checkpoints" / "decayed.ckpt")
-    refused([f"--resume={run}/checkpoints/decayed.ckpt"], "its weight decay took the bias too", capsys)
-    fit(f"--resume={run}", "--max_epochs=4")
-    assert torch.equal(trained(run)["weight"], trained(whole)["weight"])
-    assert curves(run)["train/loss"] == curves(whole)["train/loss"]
 
 
 @pytest.mark.parametrize(

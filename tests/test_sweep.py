@@ -29,8 +29,8 @@ from torch import Tensor
 from logreg_lightning import ImageDataModule, LogisticRegression, fit, sweep
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import main as fit_main
-from logreg_lightning.runtime.checkpoints import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.files import locked
+from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.training import heads
 from logreg_lightning.training.experiment import Experiment
 from logreg_lightning.use import evaluate, export, figures, predict

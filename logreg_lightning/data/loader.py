@@ -101,7 +101,7 @@ class TrainLoader:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return self.indices[torch.randperm(len(self.indices), generator=generator)]
 
-    def __iter__(self) -> Iterator[Steps | Batch]:
+    def __iter__(self) -> Iterator[Any]:
         # A generator: Lightning asks for an iterator twice before it takes the first batch.
         first = self._resume_at[1] if self._resume_at is not None and self._resume_at[0] == self.epoch else 0
         self._resume_at = None

@@ -29,7 +29,7 @@ from logreg_lightning.data.idx import map_read_only
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features.backbones import BATCH, Backbone, exact
 from logreg_lightning.runtime.files import atomic_write, locked, read_json, write_json
-from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.threads import use_threads
 
 if TYPE_CHECKING:

@@ -1,8 +1,10 @@
-"""The training curve, the end of a training that diverges, and curves cut back to what a checkpoint knows of."""
+"""What TensorBoard is told: the training curve, which ends a training that diverges, and what runs are compared by."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,9 @@ def count_steps(trainer: L.Trainer, number: int) -> None:
 
 
 def count_steps_on_the_x_axis(trainer: L.Trainer) -> None:
-    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # a logger's x axis has no public name
+    # Private: the number that Lightning logs with, for want of a public one; a "step" among the metrics would be a
+    # float, and rounded from 2**24 on.
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def _where_it_diverged(losses: Tensor, images: Sequence[int], trainer: L.Trainer) -> str:
@@ -153,3 +157,44 @@ def truncate_event_files(folder: Path, sizes: dict[str, int]) -> None:
         elif file.stat().st_size > sizes[file.name]:
             with file.open("r+b") as events:
                 events.truncate(sizes[file.name])
+
+
+def logger(folder: Path, step: int) -> TensorBoardLogger:
+    """The TensorBoard logger of the run in `folder`; an open TensorBoard drops the points after `step`."""
+    purge_step = step + 1 if step else None
+    return StepLogger(
+        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, purge_step=purge_step
+    )
+
+
+@rank_zero_only
+def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
+    """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
+    from torch.utils.tensorboard.summary import hparams
+
+    for summary in hparams(settings, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
+        logger.experiment.file_writer.add_summary(summary)
+
+
+COMPARED = ("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy", "val/loss")
+"""Curves that TensorBoard's HParams tab compares runs by."""
+
+
+def write_setting(folder: Path, settings: dict[str, int | float | str], metrics: dict[str, float], step: int) -> None:
+    """Makes a row of TensorBoard's HParams tab that is no run: its settings, and its metrics at a step."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard.summary import hparams, scalar
+
+    shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was killed while it wrote
+    folder.mkdir()
+    summaries = [*hparams(settings, dict.fromkeys(COMPARED, 0.0))]  # type: ignore[no-untyped-call]
+    summaries += [scalar(name, value) for name, value in metrics.items()]  # type: ignore[no-untyped-call]
+    now = time.time()
+    events = [Event(wall_time=now, file_version="brain.Event:2")]
+    events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
+    with (folder / "events.out.tfevents.0").open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
+        writer.flush()

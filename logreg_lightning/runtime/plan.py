@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import lightning as L
+if TYPE_CHECKING:
+    import lightning as L
 
 LOG_EVERY = 50
 """Optimiser steps between two points of a training curve and between two saves; a call never crosses one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import re
 import shlex
@@ -16,43 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.strategies.launchers import subprocess_script
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # which Lightning re-exports, without loading Lightning
 
-_launcher: Any = subprocess_script  # of its two functions that are replaced, none is public
 _PARENT = "LOGREG_LIGHTNING_PARENT"
 _command: Sequence[str] | None = None  # the words that started this process, without its flags
 _flags: Sequence[str] = ()
 
 
 def rank() -> int:
-    """This process's number among those of a run, known before they have met."""
+    """This process's number among those of a run, known before they have met; 0 as long as Lightning is not loaded."""
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-_muted = contextvars.ContextVar("_muted", default=False)
-
-
-@contextlib.contextmanager
-def muted() -> Iterator[None]:
-    """As long as it is entered, `say` says nothing."""
-    token = _muted.set(True)
-    try:
-        yield
-    finally:
-        _muted.reset(token)
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints once, whatever the number of processes and whatever characters the output can show."""
-    if _muted.get():
-        return
-    try:
-        print(text, flush=True)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 @contextlib.contextmanager
@@ -118,26 +90,31 @@ def starting_others(launcher: object, resume: Path, sentence: str) -> Iterator[N
 
     Code of somebody else's that called `fit` is started again as Lightning does it, and calls `fit` again.
     """
-    if not isinstance(launcher, subprocess_script._SubprocessScriptLauncher):
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    # Private, all three, for want of anything public: Lightning offers no launcher to derive from, and neither the
+    # command that it starts processes with nor what watches over them can be set.
+    lightnings: Any = subprocess_script
+    if not isinstance(launcher, lightnings._SubprocessScriptLauncher):
         yield
         return
-    before = _launcher._basic_subprocess_cmd, _launcher._launch_process_observer
+    before = lightnings._basic_subprocess_cmd, lightnings._launch_process_observer
     os.environ[_PARENT] = str(os.getpid())
     if _command is not None:
         is_python = _command[0] == sys.executable
         start = [_command[0]] if is_python else [sys.executable, "-m", __name__.partition(".")[0]]
         command = [*start, *_command[1:], "--resume", str(resume)]
-        _launcher._basic_subprocess_cmd = lambda: command
+        lightnings._basic_subprocess_cmd = lambda: command
 
     def watch(child_processes: list[subprocess.Popen[bytes]]) -> None:
         # Lightning's own watch would kill this process without a word.
         _end_when(lambda: any(child.poll() for child in child_processes), sentence, child_processes)
 
-    _launcher._launch_process_observer = watch
+    lightnings._launch_process_observer = watch
     try:
         yield
     finally:
-        _launcher._basic_subprocess_cmd, _launcher._launch_process_observer = before
+        lightnings._basic_subprocess_cmd, lightnings._launch_process_observer = before
         del os.environ[_PARENT]
 
 

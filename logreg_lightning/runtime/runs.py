@@ -6,21 +6,16 @@ import contextlib
 import itertools
 import json
 import platform
-import shutil
+import re
 import subprocess
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.checkpoints import BEFORE_FORMAT_3
-from logreg_lightning.runtime.curves import StepLogger
 from logreg_lightning.runtime.files import atomic_write, locked
 from logreg_lightning.runtime.processes import rank
 
@@ -98,17 +93,25 @@ def _names(runs: list[Path]) -> str:
 
 
 def checkpoint_of(run: str) -> Path:
-    """The checkpoint of a trained model: `last.ckpt` of a run's folder, or of the newest run for `last`, or a `.ckpt`.
+    """The checkpoint of a trained model: a run's last one, or the newest run's for `last`, or a `.ckpt` itself.
 
     Raises:
         InputError: there is none; the sentence lists the runs here.
     """
-    trained = [folder for folder in all_of("version") if (folder / "checkpoints" / "last.ckpt").is_file()]
-    folder = str(trained[-1]) if run == "last" and trained else run
-    checkpoint = Path(folder) if folder.endswith(".ckpt") else Path(folder) / "checkpoints" / "last.ckpt"
+    trained = [folder for folder in all_of("version") if _last_checkpoint(folder).is_file()]
+    folder = trained[-1] if run == "last" and trained else Path(run)
+    checkpoint = folder if folder.suffix == ".ckpt" else _last_checkpoint(folder)
     if not checkpoint.is_file():
         raise InputError(f"no checkpoint found at {checkpoint}; trained runs here: {_names(trained)}")
     return checkpoint
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    """`last.ckpt`, or, where a stock trainer trained, what it wrote at the last step: `epoch=4-step=3000.ckpt`."""
+    last = folder / "checkpoints" / "last.ckpt"
+    steps = {file: re.search(r"step=(\d+)", file.name) for file in last.parent.glob("*.ckpt")}
+    by_step = sorted((int(found[1]), file) for file, found in steps.items() if found)
+    return by_step[-1][1] if by_step and not last.is_file() else last
 
 
 @contextlib.contextmanager
@@ -151,8 +154,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} does not hold a run's settings; fix it")
-    if isinstance(config.get("model"), dict):  # an older run's knows no such settings
-        config["model"] = BEFORE_FORMAT_3 | config["model"]
     return config
 
 
@@ -193,47 +194,6 @@ def has_results(folder: Path) -> bool:
     return (folder / "results.json").is_file()
 
 
-def logger(folder: Path, step: int) -> TensorBoardLogger:
-    """The TensorBoard logger of the run in `folder`; an open TensorBoard drops the points after `step`."""
-    purge_step = step + 1 if step else None
-    return StepLogger(
-        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, purge_step=purge_step
-    )
-
-
-@rank_zero_only
-def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
-    """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
-    from torch.utils.tensorboard.summary import hparams
-
-    for summary in hparams(settings, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
-        logger.experiment.file_writer.add_summary(summary)
-
-
-COMPARED = ("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy", "val/loss")
-"""Curves that TensorBoard's HParams tab compares runs by."""
-
-
-def write_setting(folder: Path, settings: dict[str, int | float | str], metrics: dict[str, float], step: int) -> None:
-    """Makes a row of TensorBoard's HParams tab that is no run: its settings, and its metrics at a step."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-    from torch.utils.tensorboard.summary import hparams, scalar
-
-    shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was killed while it wrote
-    folder.mkdir()
-    summaries = [*hparams(settings, dict.fromkeys(COMPARED, 0.0))]  # type: ignore[no-untyped-call]
-    summaries += [scalar(name, value) for name, value in metrics.items()]  # type: ignore[no-untyped-call]
-    now = time.time()
-    events = [Event(wall_time=now, file_version="brain.Event:2")]
-    events += [Event(wall_time=now, step=step, summary=summary) for summary in summaries]
-    with (folder / "events.out.tfevents.0").open("wb") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            writer.write(event.SerializeToString())
-        writer.flush()
-
-
 def versions() -> dict[str, str | None]:
     """What made a result: versions, and the git commit of this code if it is in a checkout."""
     here = Path(__file__).resolve().parent
@@ -250,10 +210,10 @@ def versions() -> dict[str, str | None]:
     return {"git_commit": commit, "python": platform.python_version(), **found}
 
 
-@rank_zero_only
 def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """Writes `results.json`."""
-    atomic_write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    """Writes `results.json`, in the process of rank 0."""
+    if rank() == 0:
+        atomic_write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 
 from logreg_lightning.errors import Stopped
-from logreg_lightning.runtime.checkpoints import Saver
-from logreg_lightning.runtime.processes import say
+from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.saver import Saver
 
 
 class StopOnSignal(L.Callback):
@@ -49,6 +49,7 @@ class StopOnSignal(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.received_sigterm:
             self.signum = signal.SIGTERM
+        # Private: `received_sigterm` can be read alone, and Lightning, which saw the signal, would end the run unsaved.
         trainer._signal_connector.received_sigterm = False
         for signum in self._previous:
             signal.signal(signum, self._note)

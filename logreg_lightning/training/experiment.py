@@ -29,8 +29,8 @@ from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.processes import say
-from logreg_lightning.runtime.progress import quiet
+from logreg_lightning.runtime.output import muted, quiet, say
+from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.threads import threads_for, use_threads
 from logreg_lightning.training import initialize
 
@@ -104,7 +104,7 @@ class Experiment:
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet())
             if not self._verbose:
-                stack.enter_context(processes.muted())
+                stack.enter_context(muted())
             processes.end_with_parent(peer_exited_message(self.folder))
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
@@ -226,10 +226,10 @@ class Experiment:
                 atomic_write(last, self.checkpoint.read_bytes())
             (folder / "results.json").unlink(missing_ok=True)
             curves.truncate_event_files(folder, resumed["callbacks"]["Saver"]["events"] if resumed is not None else {})
-        logger = runs.logger(folder, resumed["global_step"] if resumed else 0)
+        logger = curves.logger(folder, resumed["global_step"] if resumed else 0)
         trainer.loggers = [logger, *more]
         if resumed is None:
-            runs.write_hparams(logger, self._shown_by_tensorboard(settings))
+            curves.write_hparams(logger, self._shown_by_tensorboard(settings))
 
     def _shown_by_tensorboard(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What TensorBoard's HParams tab compares runs by."""
@@ -241,9 +241,7 @@ class Experiment:
             **{f"model.{name}": value for name, value in settings["model"].items()},
         }
 
-    def end(
-        self, trainer: L.Trainer, model: LogisticRegression, saver: checkpoints.Saver, settings: dict[str, Any]
-    ) -> Run:
+    def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
 
         Args:
@@ -348,7 +346,7 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
             **settings,
             **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
             callbacks=callbacks,
-            plugins=[checkpoints.AtomicCheckpointIO(), *slurm],
+            plugins=[AtomicCheckpointIO(), *slurm],
             logger=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             num_sanity_val_steps=0,

@@ -113,10 +113,8 @@ def rounded(value: float) -> float:
 
 
 def settle(module: Any, **chosen: Any) -> None:
-    """Puts numbers for what was auto into the hyperparameters, and into those that a logger is told.
-
-    Lightning has no public name for the latter, which it copies when they are saved first.
-    """
+    """Puts numbers for what was auto into the hyperparameters that are saved, and those that a logger is told."""
+    # The second is private: what a logger is told, and `hparams_initial` gives a copy of it.
     for hparams in (module.hparams, module._hparams_initial):
         hparams.update(chosen)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassRecall
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassStatScores
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 2.0**23)
 """What logits may be divided by where they are too sure of themselves. By a power of two no digit is lost; the last one
@@ -18,6 +18,7 @@ makes all classes equally probable, but for their order."""
 class Metrics(MetricCollection):
     """Metrics that stay on the CPU when the model goes to a device without float64, an Apple GPU."""
 
+    # Private in name alone: torch's way for a module to take part in `to`, which Lightning calls on the whole model.
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         return self if _has_no_float64(fn(torch.empty(0))) else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
 
@@ -65,16 +66,17 @@ class CrossEntropy(Metric):
         return self.total[best] / self.count
 
 
-class BalancedAccuracy(MulticlassRecall):
+class BalancedAccuracy(MulticlassStatScores):
     """Mean of the classes' recalls, as scikit-learn has it: a class that no image has does not count."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, average=None, validate_args=False)
 
     def compute(self) -> Tensor:
-        true_positives, _, _, false_negatives = self._final_state()
-        there = true_positives + false_negatives > 0
-        return (true_positives[there] / (true_positives + false_negatives)[there]).mean()
+        true_positives, _, _, false_negatives, _ = super().compute().T
+        labelled = true_positives + false_negatives > 0
+        recalls: Tensor = true_positives[labelled] / (true_positives + false_negatives)[labelled]
+        return recalls.mean()
 
 
 def val_metrics(num_classes: int, temperatures: tuple[float, ...] = (1.0,)) -> MetricCollection:

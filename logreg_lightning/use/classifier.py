@@ -1,100 +1,51 @@
-"""What a classifier of images does besides being trained: it is validated, tested, saved, loaded, and predicts."""
+"""A trained model as it is used: it says what images show, and needs neither Lightning nor what training needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import lightning as L
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from logreg_lightning.data import pictures
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
-from logreg_lightning.runtime import checkpoints
+from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.runs import checkpoint_of
-from logreg_lightning.training import metrics
+from logreg_lightning.training import hyperparameters
+from logreg_lightning.training.standardize import Scaling, to_floats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MOST_CLASSES = 20
+"""Of classes, in a picture that shows each."""
 
-class ImageClassifier(L.LightningModule):
-    """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W) or features (N, features).
+SHADED = 0.98
+"""Of the weights, how many are within the scale of their picture; those beyond have its darkest colours."""
 
-    Args:
+
+class Predictor(nn.Module):
+    """What can be asked of a model whose `forward` makes logits, float (N, num_classes), of what `prepare` makes.
+
+    Attributes:
         image_shape: Channels, height and width of an image; (features,) where there are no images.
         class_names: A name for each class.
-        class_weights: float (num_classes,), what the losses of a class's images are multiplied by.
-        calibrate: Whether `temperature`, a buffer, is chosen at each validation; see `Calibration`.
         backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
     """
 
-    class_weights: Tensor | None
-    temperature: Tensor | None
-
-    def __init__(
-        self,
-        image_shape: Sequence[int],
-        class_names: Sequence[str],
-        class_weights: Tensor | None,
-        calibrate: bool,
-        backbone: Mapping[str, Any] | None,
-    ) -> None:
-        super().__init__()
-        self.image_shape, self.class_names = tuple(image_shape), tuple(class_names)
-        self.backbone = None if backbone is None else dict(backbone)
-        self.calibrates = calibrate
-        self.register_buffer("class_weights", class_weights)
-        self.register_buffer("temperature", torch.ones(()) if calibrate else None)
-        self.val_metrics = metrics.val_metrics(len(class_names), metrics.TEMPERATURES if calibrate else (1.0,))
-        self.test_metrics = metrics.test_metrics(len(class_names))
+    image_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    backbone: dict[str, Any] | None
 
     @property
     def sees_pixels(self) -> bool:
         """Whether it learns from images themselves, not from features of them."""
         return self.backbone is None and len(self.image_shape) == 3
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        self._evaluate(self.val_metrics, *batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict(metrics.compute(self.val_metrics), prog_bar=True)
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        self._evaluate(self.test_metrics, *batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(metrics.compute(self.test_metrics))
-
-    def _evaluate(self, collection: Any, images: Tensor, labels: Tensor) -> None:
-        if len(labels):  # none where there are fewer batches than processes
-            collection.update(self(images), labels, class_weights=self.class_weights)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["format"] = checkpoints.FORMAT
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's, which also reads checkpoints of older formats, compares checksums and runs no code in the file.
-
-        Raises:
-            InputError: it is not a complete checkpoint of this project.
-        """
-        return super().load_from_checkpoint(checkpoints.as_file(checkpoint_path), *args, **kwargs)
-
-    @classmethod
-    def load(cls, run: str | Path) -> Self:
-        """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
-
-        It is on the CPU and ready to predict.
-
-        Raises:
-            InputError: there is none, or it is not a complete checkpoint of this project.
-        """
-        return cls.load_from_checkpoint(checkpoint_of(str(run)), map_location="cpu").eval()
 
     def prepare(self, picture: Image) -> Tensor:
         """uint8 of `image_shape`: a picture in mode L or RGB, scaled and cropped as the model wants it.
@@ -113,42 +64,149 @@ class ImageClassifier(L.LightningModule):
 
     @torch.inference_mode()
     def predict_proba(self, images: Any) -> Tensor:
-        """Probabilities, float (N, num_classes), of a PIL image, a list of them, uint8 values, or features.
+        """Probabilities, float (N, num_classes), of a picture, a list of them, uint8 values, or features.
 
-        An array or tensor of uint8 has the shape (H, W) or (N, H, W), with the channels behind or, as in PyTorch,
-        before height and width where there are three; where the model takes features, floats have the shape
-        (features,) or (N, features).
+        A picture is a PIL image or the path of a file. An array or tensor of uint8 has the shape (H, W) or (N, H, W),
+        with the channels behind or, as in PyTorch, before height and width where there are three; where the model takes
+        features, floats have the shape (features,) or (N, features).
 
         Raises:
-            InputError: another type or shape, or the model's backbone cannot be had.
+            InputError: another type or shape, a file that is no picture, or the model's backbone cannot be had.
         """
         features = self.image_shape[0] if len(self.image_shape) == 1 else None
         features = features if self.backbone is None else self.backbone["num_features"]
-        batch = pictures.to_batch(images, self.image_shape, features, self.prepare)
-        return cast(Tensor, self(batch.to(self.device)).softmax(1))
+        batch = pictures.to_batch(_opened(images), self.image_shape, features, self.prepare)
+        return cast(Tensor, self(batch.to(next(self.parameters()).device)).softmax(1))
 
     def predict(self, images: Any) -> list[str]:
         """The name of the most probable class of each image; takes what `predict_proba` takes."""
-        return [self.class_names[number] for number in self.predict_proba(images).argmax(1).tolist()]
+        return [self.class_names[index] for index in self.predict_proba(images).argmax(1).tolist()]
 
 
-class Calibration(L.Callback):
-    """At each validation of a training chooses the model's temperature, by the loss on validation images.
+class Classifier(Predictor):
+    """A linear layer with all that training learnt folded into it: standardisation and temperature.
 
-    Logits are divided by it (Guo et al. 2017, On Calibration of Modern Neural Networks,
-    https://arxiv.org/abs/1706.04599): few images make a model too sure of itself. No predicted class changes, and
-    `val/loss` is never above that of guessing. A test set that is watched in place of a validation set chooses nothing.
+    Args:
+        weight: float (num_classes, in_features), as it acts on values in [0, 1] or on features.
+        bias: float (num_classes,).
+        class_names: A name for each class.
+        image_shape: Channels, height and width of an image; (features,) where there are no images.
+        backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
+        training_mean: float (in_features,), of the training images, where the model has kept it.
     """
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        model = cast(ImageClassifier, pl_module)
-        watches_test = getattr(cast(Any, trainer).datamodule, "watches_test", False)
-        self.on = model.temperature is not None and trainer.state.fn == "fit" and not watches_test
-        cast(metrics.CrossEntropy, model.val_metrics["loss"]).calibrates = self.on
-        if self.on and model.temperature is not None:
-            model.temperature.fill_(1)
+    training_mean: Tensor | None
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        model = cast(ImageClassifier, pl_module)
-        if self.on and model.temperature is not None:
-            model.temperature.fill_(cast(metrics.CrossEntropy, model.val_metrics["loss"]).temperature)
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        class_names: Sequence[str],
+        image_shape: Sequence[int],
+        backbone: Mapping[str, Any] | None = None,
+        training_mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.class_names, self.image_shape = tuple(class_names), tuple(image_shape)
+        self.backbone = None if backbone is None else dict(backbone)
+        self.register_buffer("training_mean", None if training_mean is None else training_mean.detach().clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
+        return F.linear(features_of(images, self.backbone, self.weight), self.weight, self.bias)
+
+    def as_linear(self) -> nn.Linear:
+        """A layer of its own with these weights and bias."""
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
+        layer.load_state_dict({"weight": self.weight, "bias": self.bias})
+        return layer
+
+    def weight_images(self) -> tuple[Tensor, float]:
+        """The weights of each class as they act on pixels, float (classes, H, W), of colours their mean; and the end of
+        a symmetric scale for them."""
+        values = self.weight.float().cpu().reshape(-1, *self.image_shape).mean(1)
+        # The few largest are at pixels that are seldom lit.
+        return values, float(np.quantile(values[:MOST_CLASSES].abs().numpy(), SHADED))
+
+
+def features_of(images: Tensor, backbone: Mapping[str, Any] | None, weight: Tensor) -> Tensor:
+    """Floats (N, in_features), of the weight's type and on its device, of images (N, C, H, W).
+
+    uint8 is divided by 255, as `ToTensor` does, floats are kept. With a backbone, its features of the images. Features
+    (N, in_features) are kept.
+    """
+    if backbone is not None and images.ndim == 4:
+        images = backbones.matching(backbone).to(weight.device).features(images)
+    return to_floats(images, weight.dtype)
+
+
+def folded_weights(
+    weight: Tensor, bias: Tensor, scaling: Scaling | None, temperature: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Weight (num_classes, in_features) and bias as they act on features: scaled first, logits divided last."""
+    if scaling is not None:
+        weight, bias = scaling.fold(weight, bias)
+    return (weight, bias) if temperature is None else (weight / temperature, bias / temperature)
+
+
+_LINEAR = {"linear.weight", "linear.bias"}
+_FOLDED = {"standardizer.mean", "standardizer.scale", "temperature"}
+_OF_TRAINING = {"class_weights"}
+
+
+@torch.no_grad()
+def load(run: str | Path) -> Classifier:
+    """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
+
+    It is on the CPU, in float32, and ready to predict. Runs that a stock `lightning.Trainer` left are found too.
+
+    Raises:
+        InputError: there is none, or it is not a complete checkpoint of this project's `LogisticRegression`.
+    """
+    content = read_model(checkpoint_of(str(run)))
+    given, state = content["hyper_parameters"], content["state_dict"]
+    values = {name: value.float() for name, value in state.items() if name not in _OF_TRAINING}
+    mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
+    scaling = None if mean is None or scale is None else Scaling(mean, scale)
+    weight = values["linear.weight"]
+    backbone = given.get("backbone")
+    return Classifier(
+        *folded_weights(weight, values["linear.bias"], scaling, values.get("temperature")),
+        hyperparameters.names_of(len(weight), given.get("class_names")),
+        hyperparameters.shape_of(weight.shape[1], given.get("image_shape"), backbone),
+        backbone,
+        mean,
+    ).eval()
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of a `LogisticRegression`; no code in the file is run.
+
+    Raises:
+        InputError: it is not a complete checkpoint of this project, or of another model.
+    """
+    content = read(path)
+    if not _LINEAR <= content["state_dict"].keys() <= _LINEAR | _FOLDED | _OF_TRAINING:
+        raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
+    return content
+
+
+def open_picture(path: str | Path) -> Image:
+    """A picture's file, upright, in mode L or RGB.
+
+    Raises:
+        InputError: it cannot be read or is no picture.
+    """
+    try:
+        return pictures.read_picture(Path(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as a picture ({error.strerror or error})") from None
+
+
+def _opened(images: Any) -> Any:
+    """The same with pictures in place of their paths."""
+    if isinstance(images, str | Path):
+        return open_picture(images)
+    return [_opened(image) for image in images] if isinstance(images, list | tuple) else images

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from logreg_lightning import cli
-from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
-from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.runs import checkpoint_of, threads_of
 from logreg_lightning.runtime.threads import use_threads
-from logreg_lightning.training.metrics import compute
+from logreg_lightning.use.classifier import read_model
+
+if TYPE_CHECKING:
+    from logreg_lightning.datamodule import ImageDataModule
+    from logreg_lightning.model import LogisticRegression
 
 
 def build_parser() -> ArgumentParser:
@@ -46,9 +39,18 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(settings: Namespace) -> None:
     checkpoint = checkpoint_of(settings.run)
+    content = read_model(checkpoint)
+    from logreg_lightning.datamodule import ImageDataModule  # Lightning, which no help and no refusal waits for
+    from logreg_lightning.model import LogisticRegression
+
     model = LogisticRegression.load(checkpoint)
     given = {name: value for name, value in vars(settings.data).items() if value is not None}
-    data = ImageDataModule.of_checkpoint(read(checkpoint), **given)
+    if "ImageDataModule" in content:
+        data = ImageDataModule.of_checkpoint(content, **given)
+    elif settings.data.dataset is not None:
+        data = ImageDataModule(**given)
+    else:
+        raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)
@@ -103,6 +105,17 @@ def write_figures(model: LogisticRegression, data: ImageDataModule, folder: Path
 @torch.inference_mode()
 def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
     """A split's metrics by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import (
+        MulticlassAccuracy,
+        MulticlassConfusionMatrix,
+        MulticlassF1Score,
+        MulticlassPrecision,
+        MulticlassRecall,
+    )
+
+    from logreg_lightning.training.metrics import compute
+
     classes = len(model.class_names)
     kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     more = MetricCollection(

@@ -12,14 +12,13 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
-from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features.backbones import matching
-from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.runs import checkpoint_of
 from logreg_lightning.use import page
+from logreg_lightning.use.classifier import Classifier, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +63,7 @@ def _run(settings: Namespace) -> None:
 
 def _as_page(checkpoint: Path) -> tuple[bytes, str]:
     """A page's content, and what is said of it."""
-    model = LogisticRegression.load(checkpoint)
+    model = load(checkpoint)
     content = page.page(model).encode()
     what = "draw a digit" if page.takes_drawings(model) else "choose a picture"
     return content, f"open it in a browser and {what}; {len(content) / 1000:.0f} kB, it loads nothing else"
@@ -72,7 +71,7 @@ def _as_page(checkpoint: Path) -> tuple[bytes, str]:
 
 def _as_onnx(checkpoint: Path) -> tuple[bytes, str]:
     """An ONNX file's content, compared with the model, and what is said of it."""
-    model = LogisticRegression.load(checkpoint)
+    model = load(checkpoint)
     content = export(model)
     pictures = _training_pictures(read(checkpoint)) if model.backbone is not None else []
     difference = compare(model, content, pictures)
@@ -88,6 +87,10 @@ def _as_onnx(checkpoint: Path) -> tuple[bytes, str]:
 
 def _training_pictures(state: dict[str, Any]) -> list[Image]:
     """Some of the pictures that a model was trained on, of a checkpoint's content; none where they are gone."""
+    from logreg_lightning.datamodule import ImageDataModule
+
+    if "ImageDataModule" not in state:
+        return []
     try:
         return ImageDataModule.of_checkpoint(state).source.examples(COMPARED)
     except InputError:
@@ -103,7 +106,7 @@ def _onnx(name: str) -> Any:
         raise InputError(f"export needs {name}; install it with: pip install 'logreg-lightning[onnx]'") from None
 
 
-def export(model: LogisticRegression) -> bytes:
+def export(model: Classifier) -> bytes:
     """The ONNX file's content; class names and preprocessing are in its metadata.
 
     It holds all that the model does to what it takes: of a backbone its layers too, and what it normalises pictures by.
@@ -132,9 +135,9 @@ def export(model: LogisticRegression) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def _linear(onnx: Any, model: LogisticRegression) -> Any:
+def _linear(onnx: Any, model: Classifier) -> Any:
     helper, numpy_helper, types = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-    weight, bias = (value.detach().float().cpu().numpy() for value in model.on_pixels())
+    weight, bias = (value.float().cpu().numpy() for value in (model.weight, model.bias))
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
     nodes = []
     name, kind = "features", types.FLOAT
@@ -160,7 +163,7 @@ def _linear(onnx: Any, model: LogisticRegression) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _with_backbone(model: LogisticRegression) -> Any:
+def _with_backbone(model: Classifier) -> Any:
     _onnx("onnxscript")
     assert model.backbone is not None
     whole = torch.nn.Sequential(matching(model.backbone).cpu(), model.as_linear(), torch.nn.Softmax(1)).eval()
@@ -177,7 +180,7 @@ def _with_backbone(model: LogisticRegression) -> Any:
     return program.model_proto
 
 
-def compare(model: LogisticRegression, content: bytes, pictures: Sequence[Image] = ()) -> float:
+def compare(model: Classifier, content: bytes, pictures: Sequence[Image] = ()) -> float:
     """Largest difference of a probability on random images or features and on pictures, one alone and all together."""
     session = _onnx("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)

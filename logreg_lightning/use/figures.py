@@ -22,16 +22,11 @@ from logreg_lightning.data.dataset import Images
 from logreg_lightning.data.loader import EvalLoader
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime.checkpoints import Saver
+from logreg_lightning.runtime.saver import Saver
+from logreg_lightning.use.classifier import MOST_CLASSES
 
 SHOWN = 10
 """Images in a picture of mistakes or hits."""
-
-MOST_CLASSES = 20
-"""Of classes, in a picture that shows each."""
-
-SHADED = 0.98
-"""Of the weights, how many are within the scale of their picture; those beyond have its darkest colours."""
 
 PICTURE = 128
 """Height and width at which the pictures of features are shown."""
@@ -50,7 +45,7 @@ def draw(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule
     for tag, figure in figures(model, data).items():
         writer.add_figure(tag, figure, step)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        linear = model.as_linear()
+        linear = model.classifier().as_linear()
         graph = torch.nn.Sequential(torch.nn.Flatten(), linear, torch.nn.Softmax(1))
         warnings.simplefilter("ignore")  # TensorBoard traces in a way that torch means to end
         shape = model.image_shape if model.sees_pixels else (model.linear.in_features,)
@@ -175,17 +170,9 @@ def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwa
     return axes.imshow(sheet.numpy(), **kwargs)
 
 
-def weight_images(model: LogisticRegression) -> tuple[Tensor, float]:
-    """The weights of each class as they act on pixels, float (classes, H, W), of colours their mean; and the end of a
-    symmetric scale for them."""
-    values = model.on_pixels()[0].detach().float().cpu().reshape(-1, *model.image_shape).mean(1)
-    # The few largest are at pixels that are seldom lit.
-    return values, float(np.quantile(values[:MOST_CLASSES].abs().numpy(), SHADED))
-
-
 def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     """The weight images on one symmetric scale."""
-    values, limit = weight_images(model)
+    values, limit = model.classifier().weight_images()
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
     shown = values[:MOST_CLASSES], names[:MOST_CLASSES]

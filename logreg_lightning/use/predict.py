@@ -18,8 +18,7 @@ from torch import Tensor
 from logreg_lightning import cli
 from logreg_lightning.data import pictures
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime.runs import checkpoint_of
+from logreg_lightning.use.classifier import Predictor, load, open_picture
 
 BATCH = 500
 SEEN = 10
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(settings: Namespace) -> None:
-    model = LogisticRegression.load(checkpoint_of(settings.run))
+    model = load(settings.run)
     if not 1 <= settings.top <= len(model.class_names):
         raise InputError(f"--top must be from 1 to the {len(model.class_names)} classes, not {settings.top}")
     if settings.digit and model.image_shape != pictures.MNIST_SHAPE:
@@ -93,7 +92,7 @@ def find_pictures(given: list[str]) -> list[Path]:
 
 
 def predict(
-    model: LogisticRegression, paths: list[Path], digit: bool, unreadable: list[str]
+    model: Predictor, paths: list[Path], digit: bool, unreadable: list[str]
 ) -> Iterator[tuple[Path, Tensor, Tensor]]:
     """Each picture's pixels, uint8 (C, H, W), and probabilities, float (classes,).
 
@@ -101,18 +100,18 @@ def predict(
     """
     from tqdm import tqdm
 
-    def load(path: Path) -> Tensor | str:
+    def prepared(path: Path) -> Tensor | str:
         try:
-            picture = pictures.read_picture(path)
-        except OSError as error:
-            return f"{path} cannot be read as a picture ({error.strerror or error})"
+            picture = open_picture(path)
+        except InputError as error:
+            return str(error)
         return pictures.digit_to_pixels(picture) if digit else model.prepare(picture)
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:
         for begin in range(0, len(paths), BATCH):
             batch = paths[begin : begin + BATCH]
-            loaded = list(pool.map(load, batch))
+            loaded = list(pool.map(prepared, batch))
             unreadable += [pixels for pixels in loaded if isinstance(pixels, str)]
             read = [(path, pixels) for path, pixels in zip(batch, loaded, strict=True) if isinstance(pixels, Tensor)]
             if read:

@@ -38,8 +38,9 @@ from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features import backbones, extract
 from logreg_lightning.features.backbones import BATCH, EMBEDDED, Backbone
 from logreg_lightning.features.extract import load_features, place_of, prepare_features
-from logreg_lightning.runtime.checkpoints import Saver, read
+from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import LOCK, atomic_write, locked, write_json
+from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.use import evaluate, predict
 
 FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
@@ -976,7 +977,7 @@ def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypat
                 raise SystemExit("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Saver, "_save", save_then_die)
+            patch.setattr(Saver, "save", save_then_die)
             with pytest.raises(SystemExit):
                 fit(*flags, "--max_epochs=4")
         assert outcome(fit("--resume=last")) == outcome(whole)

@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import fit, outcome
-from test_checkpoints import die_at_save
+from test_checkpoints import fit_until
 from tolerance import trained
 from torch import Tensor
 
@@ -104,14 +104,9 @@ def test_no_precision_sees_how_many_steps_a_graph_holds(workdir: Path, recorders
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3, 4, 5])  # inside and at the end of an epoch, before and after the recording
-def test_death_after_a_save_leaves_no_trace_on_a_gpu(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, saves: int
-) -> None:
+def test_death_after_a_save_leaves_no_trace_on_a_gpu(workdir: Path, saves: int) -> None:
     whole = fit(*FLAGS, GPU)
-    with monkeypatch.context() as patch:
-        die_at_save(patch, saves)
-        with pytest.raises(SystemExit, match="killed"):
-            fit(*FLAGS, GPU)
+    assert fit_until(saves, *FLAGS, GPU)
     run = fit("--resume=last")
     assert run != whole
     assert outcome(run) == outcome(whole)

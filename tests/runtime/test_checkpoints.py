@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,51 +19,56 @@ import torch
 from conftest import curves, fit, newest, not_on_windows, outcome, refused, state, typed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.loggers import tensorboard
 
 from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime import curves as curves_module
 from logreg_lightning.runtime import runs
-from logreg_lightning.runtime.checkpoints import FORMAT, AtomicCheckpointIO, Saver, read
+from logreg_lightning.runtime.checkpoints import FORMAT, read
+from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
 CUT = [*INTERVAL, "--max_steps=250"]
 
 
-def die_at_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    save, count = Saver.save, 0
+@contextlib.contextmanager
+def killed_in(owner: object, name: str, first: Callable[..., object] | None = None, call: int = 1) -> Iterator[None]:
+    """What runs inside dies at that call of a function, after it did what `first` does."""
+    count = itertools.count(1)
 
-    def save_then_die(self: Saver, trainer: object, name: str) -> None:
-        nonlocal count
-        save(self, trainer, name)  # type: ignore[arg-type]
-        count += 1
-        if count == number:
+    def die(*args: Any) -> None:
+        if first is not None:
+            first(*args)
+        if next(count) == call:
             raise SystemExit("killed")
 
-    monkeypatch.setattr(Saver, "save", save_then_die)
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(owner, name, die)
+        yield
+
+
+def fit_until(save: int, *flags: str) -> bool:
+    """Trains until right after that save; tells whether there was one."""
+    with killed_in(Saver, "save", Saver.save, save):
+        fit(*flags)
+        return False
+    return True
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, CUT], ids=["epochs", "interval", "cut"])
-def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+def test_death_after_any_save_leaves_no_trace(workdir: Path, flags: list[str]) -> None:
     whole = fit(*flags)
     expected = curves(whole)
     steps = [step for step, _ in expected["train/loss"]]
     assert steps == sorted(set(steps))
     assert max(b - a for a, b in itertools.pairwise(steps)) <= 50
-    saves = 0
-    while True:
+    saves = 1
+    while fit_until(saves, *flags):
+        assert outcome(fit("--resume", "last")) == outcome(whole), f"died at save {saves}"
         saves += 1
-        with monkeypatch.context() as patch:
-            die_at_save(patch, saves)
-            try:
-                run = fit(*flags)
-            except SystemExit:
-                pass
-            else:
-                break
-        run = fit("--resume", "last")
-        assert outcome(run) == outcome(whole), f"died at save {saves}"
     assert saves == (7 if flags is CUT else 8)  # died after each, and the one that outlived them all
 
 
@@ -77,18 +82,11 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
         "--val_check_interval=200",
     ],
 )
-def test_a_second_death_leaves_no_trace_either(workdir: Path, monkeypatch: pytest.MonkeyPatch, more: str) -> None:
+def test_a_second_death_leaves_no_trace_either(workdir: Path, more: str) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=4", "--data.val_size=0", "--max_epochs=4", *more.split()]
     expected = outcome(fit(*flags))
     for first, second in ((3, 2), (3, 3), (4, 3)):
-        with monkeypatch.context() as patch:
-            die_at_save(patch, first)
-            with pytest.raises(SystemExit):
-                fit(*flags)
-        with monkeypatch.context() as patch:
-            die_at_save(patch, second)
-            with pytest.raises(SystemExit):
-                fit("--resume=last")
+        assert fit_until(first, *flags) and fit_until(second, "--resume=last")
         assert outcome(fit("--resume=last")) == expected, f"died at save {first}, then at save {second}"
 
 
@@ -152,64 +150,40 @@ def test_a_signal_at_any_call_saves_first(
         assert outcome(run) == expected
 
 
-def test_a_run_killed_before_its_first_save_begins_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED: dict[str, list[tuple[object, str, Callable[..., object] | None]]] = {
+    "before its first save": [(Saver, "save", None)],
+    "while hparams.yaml is written": [
+        (module, "save_hparams_to_yaml", lambda file, _: Path(str(file)).write_text("batch_si", encoding="utf-8"))
+        for module in (tensorboard, curves_module)
+    ],
+    "before its results": [(runs, "write_results", None)],
+}
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_a_run_killed_early_or_late_goes_on(workdir: Path, when: str) -> None:
     expected = outcome(fit(*EPOCHS))
-    with monkeypatch.context() as patch:
-        patch.setattr(Saver, "save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
-        with pytest.raises(SystemExit):
-            fit(*EPOCHS)
+    with contextlib.ExitStack() as stack:
+        for owner, name, first in KILLED[when]:
+            stack.enter_context(killed_in(owner, name, first))
+        fit(*EPOCHS)
     run = newest()
-    assert not (run / "checkpoints").exists()
+    assert not (run / "results.json").exists()
+    assert (run / "checkpoints").exists() == (when == "before its results")
     fit("--resume=last")
     assert outcome(run) == expected
+    assert len(curves(run)["test/accuracy"]) == 1 and not list(run.glob("*.partial"))
 
 
-def test_a_run_killed_while_hparams_are_written_writes_them_whole(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = outcome(fit(*EPOCHS))
-
-    def cut(file: object, settings: object) -> None:
-        Path(str(file)).write_text("batch_si", encoding="utf-8")
-        raise SystemExit("killed")
-
-    with monkeypatch.context() as patch:
-        for module in ("lightning.pytorch.loggers.tensorboard", "logreg_lightning.runtime.curves"):
-            patch.setattr(f"{module}.save_hparams_to_yaml", cut)
-        with pytest.raises(SystemExit):
-            fit(*EPOCHS)
-    run = newest()
-    fit("--resume=last")
-    assert outcome(run) == expected
-    assert not list(run.glob("*.partial"))
-
-
-def test_a_run_killed_before_its_results_repeats_the_test_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = outcome(fit(*EPOCHS))
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_results", lambda *_, **__: (_ for _ in ()).throw(SystemExit("killed")))
-        with pytest.raises(SystemExit):
-            fit(*EPOCHS)
-    run = newest()
-    fit("--resume=last")
-    assert outcome(run) == expected
-    assert len(curves(run)["test/accuracy"]) == 1
-
-
-def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path) -> None:
     run = fit(*EPOCHS)
-    older = Path("older.ckpt")
-    with monkeypatch.context() as patch:
-        die_at_save(patch, 2)
-        with pytest.raises(SystemExit):
-            fit(*EPOCHS)
+    assert fit_until(2, *EPOCHS)
     older = run / "checkpoints" / "older.ckpt"
     (newest() / "checkpoints" / "last.ckpt").rename(older)
     expected, whole = outcome(run), curves(run)
-    with monkeypatch.context() as patch:
-        patch.setattr(Saver, "save", lambda *_: (_ for _ in ()).throw(SystemExit("killed")))
-        with pytest.raises(SystemExit):
-            fit("--resume", str(older))
+    with killed_in(Saver, "save"):
+        fit("--resume", str(older))
+    assert not (run / "results.json").exists()
     fit("--resume", str(run))
     # What came before, at step 100, is in the files of the run that wrote the older checkpoint.
     after = {tag: [point for point in points if point[0] > 100] for tag, points in whole.items()}
@@ -279,7 +253,8 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another program's": (lambda file: torch.save({"state_dict": {}}, file), "not a complete checkpoint"),
     "a pickle": (lambda file: file.write_bytes(pickle.dumps(Malicious())), "not a complete checkpoint"),
     "a malicious pickle": (lambda file: torch.save({"format": 1, "x": Malicious()}, file), "not a complete checkpoint"),
-    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}"),
+    "a future format": (rewritten(format=FORMAT + 1), f"format {FORMAT + 1}, and this version"),
+    "a past format": (rewritten(format=FORMAT - 1), f"reads format {FORMAT}; use the version that wrote it"),
     "another data set": (rewritten(ImageDataModule__dataset="kmnist"), "its dataset is mnist and was kmnist"),
     "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
     "another image size": (rewritten(ImageDataModule__image_shape=[1, 8, 8]), "its image_shape is [1, 28, 28] and was"),

@@ -1,124 +1,127 @@
-"""What validation and test log, and the temperature, against scikit-learn and plain formulas."""
+"""A trained model without Lightning: it computes what the trained one does, and is found wherever a run lies."""
 
 from __future__ import annotations
 
 import json
-import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import curves, fit
-from sklearn.metrics import balanced_accuracy_score
-from tolerance import EPS, LOSS
-from torch.nn import functional as F
+from conftest import fit
+from torch import Tensor, nn
 
-from logreg_lightning import ImageDataModule, LogisticRegression
-from logreg_lightning.training.metrics import TEMPERATURES, BalancedAccuracy, CrossEntropy
-from logreg_lightning.use import evaluate
-
-
-def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
-    torch.manual_seed(0)
-    logits, labels = torch.randn(300, 5), torch.randint(0, 4, (300,))  # class 4 is predicted, and never there
-    metric = BalancedAccuracy(5)
-    for part in range(3):
-        metric.update(logits[part::3], labels[part::3])
-    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
-        expected = balanced_accuracy_score(labels.numpy(), logits.argmax(1).numpy())
-    assert metric.compute().item() == pytest.approx(expected, rel=4 * EPS)  # a mean of four recalls
+from logreg_lightning import ImageDataModule, InputError, LogisticRegression, load
+from logreg_lightning.runtime.checkpoints import read
+from logreg_lightning.runtime.saver import AtomicCheckpointIO
+from logreg_lightning.use import evaluate, export, predict
 
 
-def test_a_weighted_loss_is_torchs() -> None:
-    torch.manual_seed(0)
-    logits, labels, weights = torch.randn(50, 3), torch.randint(0, 3, (50,)), torch.tensor([0.5, 1, 4])
-    metric = CrossEntropy()
-    for part in range(2):
-        metric.update(logits[part::2], labels[part::2], class_weights=weights)
-    assert metric.compute().item() == pytest.approx(F.cross_entropy(logits, labels, weights).item(), **LOSS)
+def images(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("scale", "temperature"), [(0.3, 1), (1, 1), (2, 2), (4, 4), (8, 8)])
-def test_the_temperature_is_the_one_with_the_smallest_loss(scale: float, temperature: float) -> None:
-    torch.manual_seed(0)
-    logits = 2 * torch.randn(4000, 3)
-    labels = torch.multinomial(logits.softmax(1), 1).flatten()  # so that these logits are right, and others too sure
-    metric = CrossEntropy(TEMPERATURES)
-    metric.calibrates = True
-    metric.update(scale * logits, labels)
-    losses = [F.cross_entropy(scale * logits / t, labels).item() for t in TEMPERATURES]
-    assert metric.compute().item() == pytest.approx(min(losses), **LOSS) and metric.temperature == temperature
+def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Gives a checkpoint another state."""
+    content = read(file)
+    change(content["state_dict"])
+    AtomicCheckpointIO().save_checkpoint(content, file)
 
 
-def noise(folder: Path) -> None:
-    """Pictures that tell nothing about their class."""
-    rng = np.random.default_rng(1)
-    for name in ("left", "right"):
-        (folder / name).mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
-def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
-    run = fit("--data.dataset=pictures")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert results["temperature"] > 1
-    guessing = math.log(2) + 8 * EPS  # the last temperature leaves EPS of logits, which are less than 16 apart
-    assert max(value for _, value in curves(run)["val/loss"]) <= guessing
-    assert results["val/loss"] <= guessing and results["test/loss"] < 0.8
-    assert "Note: test/accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize("flag", ["--model.standardize=true", "--model.standardize=false", "--precision=64-true"])
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_computes_what_its_model_does_to_the_bit(workdir: Path, flag: str, temperature: float | None) -> None:
+    run = fit("--data.dataset=mnist", "--max_epochs=1", f"--model.calibrate={temperature is not None}".lower(), flag)
+    if temperature is not None:
+        rewrite(run / "checkpoints" / "last.ckpt", lambda state: state["temperature"].fill_(temperature))
     model = LogisticRegression.load(run)
-    assert float(model.temperature or 0) == results["temperature"]
-    plain = json.loads((fit("--data.dataset=pictures", "--model.calibrate=false") / "results.json").read_text())
-    assert plain["val/loss"] > math.log(2) and plain["temperature"] == 1
-    assert plain["test/accuracy"] == results["test/accuracy"]
+    expected = model.predict_proba(images(20))
+    for classifier in (load(run), load("last"), model.classifier()):
+        assert torch.equal(classifier.predict_proba(images(20)), expected)
+        assert torch.equal(classifier.as_linear()(images(20).flatten(1) / 255), classifier(images(20)))
+        assert (classifier.class_names, classifier.image_shape) == (model.class_names, model.image_shape)
+        assert classifier.predict(images(3)) == model.predict(images(3)) and classifier.sees_pixels
+        assert not classifier.training and not any(value.requires_grad for value in classifier.parameters())
 
 
-def test_a_test_set_that_is_watched_chooses_no_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
-    run = fit("--data.dataset=pictures", "--data.val_size=0")
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["temperature"] == 1
+def test_takes_arrays_tensors_pictures_and_paths(workdir: Path) -> None:
+    model, tensor = load(fit("--data.dataset=mnist", "--max_epochs=1")), images(3)
+    expected = model.predict_proba(tensor)
+    drawn = [PIL.Image.fromarray(image[0].numpy()) for image in tensor]
+    drawn[0].save("digit.png")
+    same = [tensor[:, 0], tensor.numpy(), tensor.permute(0, 2, 3, 1), tensor[:, 0].numpy(), drawn]
+    for given in (*same, ["digit.png", drawn[1], tensor[2]], [Path("digit.png"), tensor[1:]]):
+        assert torch.equal(model.predict_proba(given), expected)
+    assert torch.equal(model.predict_proba("digit.png"), model.predict_proba(tensor[:1]))
+    assert model.predict(tensor) == [str(index) for index in expected.argmax(1).tolist()]
+    for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
+        with pytest.raises(InputError, match="not what this model takes"):
+            model.predict_proba(wrong)
+    Path("notes.txt").write_text("hello", encoding="utf-8")
+    for name in ("notes.txt", "nowhere.png"):
+        with pytest.raises(InputError, match=rf"^{name} cannot be read as a picture \("):
+            model.predict(name)
 
 
-def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: Path) -> None:
-    data, quiet = ImageDataModule("mnist"), {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-    model = LogisticRegression(784, 10)
-    trainer = L.Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
-    assert model.temperature is not None
-    model.temperature.fill_(64)
-    trainer.fit(model, datamodule=data)
-    assert float(model.temperature) == 1  # these digits are learnt, and in few steps nothing is too sure
-    trained = float(trainer.callback_metrics["val/loss"])
-    assert trainer.validate(model, data, verbose=False)[0]["val/loss"] == pytest.approx(trained, **LOSS)
-    model.temperature.fill_(4)
-    [found] = trainer.validate(model, data, verbose=False)
-    images, labels = data.data.train.take(data.val_indices)
-    with torch.inference_mode():
-        assert found["val/loss"] == pytest.approx(F.cross_entropy(model(images), labels).item(), **LOSS)
-    assert float(model.temperature) == 4
+def stock_run(epochs: int, **data: Any) -> LogisticRegression:
+    """Trains with Lightning's own trainer, which leaves a run of its own kind."""
+    model, settings = LogisticRegression(784, 10), {"accelerator": "cpu", "enable_progress_bar": False}
+    L.Trainer(max_epochs=epochs, enable_model_summary=False, **settings).fit(model, **data)  # type: ignore[arg-type]
+    return model
 
 
-def test_evaluates_weighted_losses_as_training_did(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    noise(tmp_path / "pictures")
-    for number in range(4, 40):
-        (tmp_path / "pictures" / "left" / f"{number}.png").unlink()
-    run = fit("--data.dataset=pictures", "--model.class_weight=balanced", "--model.calibrate=false", "--max_epochs=2")
+def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = stock_run(2, datamodule=ImageDataModule("mnist", batch_size=8))
+    [file] = Path("lightning_logs/version_0/checkpoints").iterdir()
+    assert file.name == "epoch=1-step=136.ckpt"
+    shutil.copy(file, file.with_name("epoch=0-step=68.ckpt"))
+    rewrite(file.with_name("epoch=0-step=68.ckpt"), lambda state: state["linear.weight"].zero_())  # an older one
+    for run in ("last", file.parents[1], file):
+        assert torch.equal(load(run).predict_proba(images(5)), model.eval().predict_proba(images(5)))
+    PIL.Image.new("L", (28, 28)).save("one.png")
     capsys.readouterr()
-    evaluate.main([str(run), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert found["loss"] == results["test/loss"] and found["balanced_accuracy"] == results["test/balanced_accuracy"]
-    model = LogisticRegression.load(run)
-    assert model.class_weights is not None and model.class_weights[0] > 5 * model.class_weights[1]
+    evaluate.main(["last", "--json"])
+    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
+    predict.main(["last", "one.png"])
+    export.main(["last", "page.html"])
+    assert Path("page.html").is_file()
+
+
+def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ImageDataModule("mnist")
+    data.prepare_data()
+    data.setup()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data.data.train.take(data.train_indices)), 32)
+    stock_run(1, train_dataloaders=loader, val_dataloaders=loader)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        evaluate.main(["last"])
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "does not say which images it was trained on; name them with --data.dataset" in line
+    evaluate.main(["last", "--data.dataset=mnist", "--json"])
+    assert json.loads(capsys.readouterr().out)["dataset"] == "mnist"
+
+
+def test_another_model_is_refused_not_misread(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Deep(LogisticRegression):
+        def forward(self, images: Tensor) -> Tensor:
+            return -super().forward(images)
+
+    model = Deep(784, 10)
+    nn.init.normal_(model.linear.weight)
+    assert torch.equal(model.predict_proba(images(2)), (-LogisticRegression.forward(model, images(2))).softmax(1))
+    with pytest.raises(InputError, match="Deep has a `forward` of its own"):
+        model.classifier()
+    run = fit("--data.dataset=mnist", "--max_steps=1")
+    rewrite(run / "checkpoints" / "last.ckpt", lambda state: state.update({"hidden.weight": torch.zeros(2, 2)}))
+    with pytest.raises(InputError, match="holds no `LogisticRegression`"):
+        load(run)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        evaluate.main([str(run)])

@@ -25,7 +25,7 @@ import torch
 from conftest import fit
 from tolerance import EPS, PROBABILITY
 
-from logreg_lightning import LogisticRegression
+from logreg_lightning import LogisticRegression, load
 from logreg_lightning.data.pictures import digit_to_pixels, read_picture, upright
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
@@ -70,7 +70,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def open_page(model: LogisticRegression, width: int = 1280, height: int = 900, **settings: Any) -> Page:
         file = tmp_path / "page of a model.html"
-        file.write_text(page(model), encoding="utf-8")
+        file.write_text(page(model.classifier()), encoding="utf-8")
         context = chromium.new_context(viewport={"width": width, "height": height}, **settings)
         contexts.append(context)
         opened = context.new_page()
@@ -570,7 +570,7 @@ class _Parts(html.parser.HTMLParser):
 
 
 def test_the_file_needs_nothing_else_and_its_policy_is_strict() -> None:
-    text = page(made_up(1, 28, 28))
+    text = page(made_up(1, 28, 28).classifier())
     assert len(text.encode()) < 200_000
     parts = _Parts(text)
     policies = [attrs["content"] for tag, attrs in parts.elements if "http-equiv" in attrs]
@@ -592,7 +592,7 @@ def test_the_file_needs_nothing_else_and_its_policy_is_strict() -> None:
 
 def test_a_page_may_load_nothing(chromium: Browser, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    file.write_text(page(made_up(1, 28, 28)), encoding="utf-8")
+    file.write_text(page(made_up(1, 28, 28).classifier()), encoding="utf-8")
     open_page = chromium.new_page()
     open_page.goto(file.as_uri())
     refused = open_page.evaluate(
@@ -609,10 +609,13 @@ def test_a_page_may_load_nothing(chromium: Browser, tmp_path: Path) -> None:
 
 
 def test_only_models_of_digits_like_mnists_take_drawings() -> None:
-    assert takes_drawings(made_up(1, 28, 28)) and takes_drawings(made_up(1, 28, 28, standardize=False))
-    assert not takes_drawings(made_up(1, 28, 28, mean=0.8))  # dark on light
-    assert not takes_drawings(made_up(1, 28, 28, names=list("abcdefghij")))
-    assert not takes_drawings(made_up(1, 8, 8)) and not takes_drawings(made_up(3, 28, 28))
+    def takes(*shape: int, **settings: Any) -> bool:
+        return takes_drawings(made_up(*shape, **settings).classifier())
+
+    assert takes(1, 28, 28) and takes(1, 28, 28, standardize=False)
+    assert not takes(1, 28, 28, mean=0.8)  # dark on light
+    assert not takes(1, 28, 28, names=list("abcdefghij"))
+    assert not takes(1, 8, 8) and not takes(3, 28, 28)
 
 
 def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -630,14 +633,14 @@ def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: pytes
     )
     backbone = {"name": "efficientnet-lite0", "num_features": 1280}
     with pytest.raises(InputError, match=r"features of efficientnet-lite0, which a page cannot compute; export an"):
-        page(LogisticRegression(1280, 2, image_shape=(3, 224, 224), backbone=backbone))
+        page(LogisticRegression(1280, 2, image_shape=(3, 224, 224), backbone=backbone).classifier())
 
 
 def test_export_writes_the_page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--data.dataset=mnist", "--max_epochs=1")
     capsys.readouterr()
     export.main([str(run), "page.html"])
-    assert Path("page.html").read_text(encoding="utf-8") == page(LogisticRegression.load(run))
+    assert Path("page.html").read_text(encoding="utf-8") == page(LogisticRegression.load(run).classifier())
     assert capsys.readouterr().out.startswith("page.html: open it in a browser and draw a digit; ")
     assert not list(Path().glob("*.partial"))
 
@@ -670,7 +673,7 @@ def photograph(run: str, file: str) -> None:
 
     with sync_playwright() as playwright:
         open_page = browser(playwright).new_page(viewport={"width": 1280, "height": 860})
-        open_page.set_content(page(LogisticRegression.load(run)))
+        open_page.set_content(page(load(run)))
         draw(open_page, SEVEN)
         open_page.screenshot(path=file)
 

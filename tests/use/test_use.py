@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +18,8 @@ import torch
 from conftest import documented, fit
 from tolerance import EPS, PROBABILITY
 
-from logreg_lightning import LogisticRegression
-from logreg_lightning.datamodule import ImageDataModule
-from logreg_lightning.errors import InputError
+from logreg_lightning import ImageDataModule, load
+from logreg_lightning.data.pictures import read_picture
 from logreg_lightning.use import evaluate, export, predict
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,12 @@ Main = Callable[[list[str]], None]
 
 
 @pytest.fixture
-def run(workdir: Path) -> Path:
-    return fit("--data.dataset=mnist", "--max_epochs=2", "--pictures=false")
+def run(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in the current folder, trained once."""
+    kept, folder = tmp_path_factory.getbasetemp() / "run", Path("lightning_logs/version_0")
+    if not kept.exists():
+        shutil.copytree(fit("--data.dataset=mnist", "--max_epochs=2"), kept)
+    return folder if folder.exists() else Path(shutil.copytree(kept, folder))
 
 
 def pictures(count: int) -> list[Path]:
@@ -66,7 +70,7 @@ def test_predicts_as_the_model_does(run: Path, capsys: pytest.CaptureFixture[str
     predict.main([str(run), "pictures", "--format=csv", "--top=2"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["path"] for row in rows] == [str(path) for path in paths for _ in range(2)]
-    model = LogisticRegression.load(run)
+    model = load(run)
     expected = model.predict_proba([PIL.Image.open(path) for path in paths])
     for number, row in enumerate(rows[::2]):
         assert row["class"] == model.class_names[int(expected[number].argmax())]
@@ -107,7 +111,7 @@ def test_names_and_skips_what_is_no_picture(run: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_digits_as_dark_ink_on_paper_on_real_mnist(real_mnist: Path) -> None:
-    model = LogisticRegression.load(fit("--data.dataset=mnist", "--max_epochs=2", "--pictures=false"))
+    model = load(fit("--data.dataset=mnist", "--max_epochs=2"))
     count = 2000
     paths = pictures(count)
     data = ImageDataModule("mnist")
@@ -137,13 +141,11 @@ def test_takes_any_picture(run: Path, kind: str, digit: bool) -> None:
     suffix = "tif" if kind in ("grey 16 bit", "floats", "cmyk") else "png"
     path = Path(f"odd.{suffix}")
     ODD[kind]().save(path)
-    [(_, _, probabilities)] = predict.predict(LogisticRegression.load(run), [path], digit, [])
+    [(_, _, probabilities)] = predict.predict(load(run), [path], digit, [])
     assert float(probabilities.sum()) == pytest.approx(1, abs=10 * EPS)  # of ten
 
 
 def test_transparent_is_white_and_exif_is_upright(run: Path) -> None:
-    from logreg_lightning.data.pictures import read_picture
-
     PIL.Image.new("RGBA", (4, 2), (0, 0, 0, 0)).save("clear.png")
     assert np.asarray(read_picture(Path("clear.png"))).min() == 255
     turned = PIL.Image.fromarray(np.arange(8, dtype=np.uint8).reshape(2, 4) * 30)
@@ -159,7 +161,7 @@ def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: pytest.CaptureFi
 
     export.main([str(run), "model.onnx"])
     assert "by at most" in capsys.readouterr().out
-    model = LogisticRegression.load(run)
+    model = load(run)
     session = onnxruntime.InferenceSession("model.onnx")
     for count in (1, 5):
         images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8)
@@ -174,20 +176,6 @@ def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit, match=r"^1$"):
         export.main([str(run), "model.onnx"])
     assert not Path("model.onnx").exists()
-
-
-def test_loads_as_a_library_and_takes_arrays_tensors_and_pictures(run: Path) -> None:
-    model = LogisticRegression.load(run)
-    tensor = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
-    expected = model.predict_proba(tensor)
-    for same in (tensor[:, 0], tensor.numpy(), tensor.permute(0, 2, 3, 1), tensor[:, 0].numpy()):
-        assert torch.equal(model.predict_proba(same), expected)
-    alone = model.predict_proba(PIL.Image.fromarray(tensor[0, 0].numpy()))
-    torch.testing.assert_close(alone, expected[:1], atol=PROBABILITY, rtol=0)
-    assert model.predict(tensor) == [str(number) for number in expected.argmax(1).tolist()]
-    for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
-        with pytest.raises(InputError, match="not what this model takes"):
-            model.predict_proba(wrong)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])

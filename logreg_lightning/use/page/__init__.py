@@ -12,10 +12,10 @@ import torch
 
 from logreg_lightning.data.pictures import MNIST_SHAPE
 from logreg_lightning.errors import InputError
-from logreg_lightning.model import LogisticRegression
+from logreg_lightning.use.classifier import Classifier
 
 
-def page(model: LogisticRegression) -> str:
+def page(model: Classifier) -> str:
     """The page's HTML, with the model's weights, all scripts and styles, and a policy that lets it load nothing.
 
     Its script offers `logreg.prepare`, `logreg.predict` and `logreg.evidence`, as logreg.js describes them.
@@ -26,9 +26,7 @@ def page(model: LogisticRegression) -> str:
     if not model.sees_pixels:
         origin = f"of {model.backbone['name']}" if model.backbone is not None else "that were computed elsewhere"
         raise InputError(f"this model learnt from features {origin}, which a page cannot compute; export an .onnx file")
-    from logreg_lightning.use.figures import weight_images
-
-    weight, bias = (value.detach().float().cpu().numpy() for value in model.on_pixels())
+    weight, bias = (value.float().cpu().numpy() for value in (model.weight, model.bias))
     channels, height, width = model.image_shape
     draws = takes_drawings(model)
     about = {
@@ -36,7 +34,7 @@ def page(model: LogisticRegression) -> str:
         "shape": model.image_shape,
         "draws": draws,
         "bias": bias.tolist(),
-        "limit": weight_images(model)[1],
+        "limit": model.weight_images()[1],
         "weight": base64.b64encode(weight.astype("<f4").tobytes()).decode(),
     }
     style, script = _text("page.css"), _text("logreg.js") + _text("page.js")
@@ -64,14 +62,14 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def takes_drawings(model: LogisticRegression) -> bool:
+def takes_drawings(model: Classifier) -> bool:
     """Whether a model knows digits as MNIST has them: the classes 0 to 9, 28 x 28, grey, light on dark.
 
     Where it has not kept its training images' mean, light on dark is taken for granted.
     """
     if model.image_shape != MNIST_SHAPE or model.class_names != tuple("0123456789"):
         return False
-    if model.standardizer is None:
+    if model.training_mean is None:
         return True
-    mean = model.standardizer.mean.reshape(MNIST_SHAPE[1:])
+    mean = model.training_mean.reshape(MNIST_SHAPE[1:])
     return bool(torch.cat([mean[0], mean[-1], mean[:, 0], mean[:, -1]]).mean() < 0.5)

@@ -1,0 +1,51 @@
+"""What is printed: each sentence once, and nothing of Lightning's between them."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+
+from logreg_lightning.runtime.processes import rank
+
+_muted = contextvars.ContextVar("_muted", default=False)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """As long as it is entered, `say` says nothing."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
+def say(text: str) -> None:
+    """Prints once, whatever the number of processes and whatever characters the output can show."""
+    if rank() != 0 or _muted.get():
+        return
+    try:
+        print(text, flush=True)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's own remarks from between the lines; its errors are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,73 @@
+"""A trained model is used without Lightning, and public names are found whatever was imported before."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from conftest import fit
+
+import logreg_lightning
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+UNUSED = {"lightning", "pytorch_lightning", "matplotlib", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics"}
+UNUSED |= {"torchvision"}
+RUN_EACH = """
+import contextlib, io, json, runpy, sys
+for script, *words in json.loads(sys.argv[1]):
+    sys.argv = [script, *words]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        runpy.run_path(script, run_name="__main__")
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+FLAGS = [[f"{name}.py", flag] for name in ("predict", "export", "evaluate") for flag in ("--help", "--wrong")]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [[["use.py"]], [["predict.py", "last", "picture.png"]], [["export.py", "last", "page.html"]], FLAGS],
+    ids=["load", "predict", "export", "flags"],
+)
+def test_what_uses_a_model_loads_no_lightning(workdir: Path, commands: list[list[str]]) -> None:
+    fit("--data.dataset=mnist", "--max_steps=1")
+    PIL.Image.new("L", (28, 28)).save("picture.png")
+    use = "from logreg_lightning import load; print(load('last').predict_proba('picture.png'))"
+    Path("use.py").write_text(use, encoding="utf-8")
+    scripts = {path.name: str(path) for path in SCRIPTS.iterdir()}
+    paths = [[scripts.get(script, script), *words] for script, *words in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_EACH, json.dumps(paths)], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"torch", "logreg_lightning"} <= loaded and not loaded & UNUSED, done.stderr
+    assert done.stderr.count("unrecognized arguments: --wrong") == (3 if commands == FLAGS else 0), done.stderr
+    assert Path("page.html").is_file() == (commands[0][0] == "export.py")
+
+
+@pytest.mark.parametrize("module_first", [True, False])
+def test_fit_and_sweep_are_functions_whatever_was_imported_before(
+    monkeypatch: pytest.MonkeyPatch, module_first: bool
+) -> None:
+    for name in ("fit", "sweep"):
+        monkeypatch.delattr(logreg_lightning, name)
+        monkeypatch.delitem(sys.modules, f"logreg_lightning.{name}")
+    for name in ("fit", "sweep") if module_first else ():
+        importlib.import_module(f"logreg_lightning.{name}")
+    from logreg_lightning import fit, sweep
+    from logreg_lightning.fit import main
+    from logreg_lightning.sweep import promote
+
+    assert [fit.__module__, sweep.__module__] == [main.__module__, promote.__module__]
+    assert [logreg_lightning.fit, logreg_lightning.sweep] == [fit, sweep]
+
+
+def test_public_names_are_listed_and_no_others_found() -> None:
+    assert set(logreg_lightning.__all__) <= set(dir(logreg_lightning))
+    assert all(hasattr(logreg_lightning, name) for name in logreg_lightning.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'lgorithm'"):
+        _ = logreg_lightning.lgorithm

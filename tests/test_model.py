@@ -376,7 +376,10 @@ def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
             step += 1
     found, expected = dict(model.named_parameters()), dict(mine.named_parameters())
     assert all(value.any() for value in found.values())
-    assert_trained_alike(found, expected, step)
+    if make is quasi_newton:  # differences of gradients, which lose digits, are divided by each other
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    else:
+        assert_trained_alike(found, expected, step)
 
 
 def test_a_scheduler_beside_the_schedule_is_refused(workdir: Path) -> None:

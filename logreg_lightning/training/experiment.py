@@ -159,8 +159,8 @@ class Experiment:
         if self.machine.world_size > 1 or self.machine.strategy.root_device.type != "cpu":
             return None
         before: int | None = self.started.get("threads")
-        dataset = self.data.data
-        return before or threads_for(self.data.batch_size * dataset.num_features * len(dataset.classes) * models)
+        weights = self.data.data.num_features * len(self.data.data.classes) * models
+        return before or threads_for(self.data.batch_size * weights)
 
     @property
     def run_steps(self) -> int | None:

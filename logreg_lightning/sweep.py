@@ -155,29 +155,14 @@ def sweep(
             say(f"{finished.path} is finished: {len(settings)} settings")
             return finished
         experiment.describe(models=len(groups[0]))
-        folder = experiment.open_folder()
+        experiment.open_folder()
         trainings = _Trainings(experiment, settings, groups)
         rows = trainings.train_all()
         best = winner([row["val/accuracy"] for row in rows], [row["val/loss"] for row in rows])
         if best is None:
             raise RunError("all settings diverged: try smaller values of `lr`")
         run = trainings.promote(best)
-        named = _named(swept, rows)
-        results = {
-            **experiment.what_was_trained(run.results["steps"]),
-            "settings": len(rows),
-            "diverged": [index for index, row in enumerate(rows) if math.isnan(row["val/loss"])],
-            "fit_seconds": trainings.seconds,
-            "best": {"index": best, "run": str(run.path), **named[best]},
-        }
-        folder = experiment.folder or folder
-        if processes.rank() == 0:
-            if pictures:
-                given_rows = [row | _given(row, setting) for row, setting in zip(named, settings, strict=True)]
-                _draw(folder, images, rows, given_rows, steps=run.results["steps"])
-            _write(folder, results, named)
-        _say(folder, results, named, run)
-        return Sweep(folder, results, named, run)
+        return _leave(experiment, trainings, swept, rows, best, run)
 
 
 def find(sweep: str) -> Path:
@@ -497,6 +482,32 @@ def _named(swept: dict[str, tuple[Any, ...] | str], trained: list[dict[str, Any]
 def _given(row: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
     """What was swept, as it was given: a factor of auto, which may be another number for another momentum."""
     return {name: setting[name.removeprefix("model.")] for name in row if not name.startswith("val/")}
+
+
+def _leave(
+    experiment: Experiment,
+    trainings: _Trainings,
+    swept: dict[str, tuple[Any, ...] | str],
+    rows: list[dict[str, Any]],
+    best: int,
+    run: Run,
+) -> Sweep:
+    """Draws, writes and says the results."""
+    folder, steps, named = experiment.folder or run.path, run.results["steps"], _named(swept, rows)
+    results = {
+        **experiment.what_was_trained(steps),
+        "settings": len(rows),
+        "diverged": [index for index, row in enumerate(rows) if math.isnan(row["val/loss"])],
+        "fit_seconds": trainings.seconds,
+        "best": {"index": best, "run": str(run.path), **named[best]},
+    }
+    if processes.rank() == 0:
+        if experiment.settings["pictures"]:
+            given = [row | _given(row, setting) for row, setting in zip(named, trainings.settings, strict=True)]
+            _draw(folder, experiment.data, rows, given, steps)
+        _write(folder, results, named)
+    _say(folder, results, named, run)
+    return Sweep(folder, results, named, run)
 
 
 def _draw(

@@ -298,8 +298,10 @@ def extraction(name: str, blocks: int) -> Figures:
     import torch
     from torchvision import models
 
+    from logreg_lightning.data.arrays import ArrayPictures
     from logreg_lightning.features import backbones
-    from logreg_lightning.features.extract import PixelPictures, prepare_features
+    from logreg_lightning.features.cache import Cache
+    from logreg_lightning.features.extract import extract
 
     torchvision_model, timm_model = models.get_model, timm.create_model
     models.get_model = lambda name, weights: torchvision_model(name, weights=None)
@@ -310,9 +312,9 @@ def extraction(name: str, blocks: int) -> Figures:
     warm_up = cores() * backbones.BATCH
     with tempfile.TemporaryDirectory() as folder:
         for part, chosen in (("warm-up", pixels[:warm_up]), ("timed", pixels[warm_up:])):
-            pictures = PixelPictures(chosen)
+            pictures = ArrayPictures(chosen)
             begun = time.perf_counter()
-            prepare_features(Path(folder) / part, pictures, backbone, [torch.device("cpu")], cores())
+            extract(Cache(Path(folder), part, backbone), pictures, backbone, [torch.device("cpu")], cores())
             seconds = time.perf_counter() - begun
     return {
         "parameters": sum(weight.numel() for weight in backbone.network.parameters()) / 1e6,

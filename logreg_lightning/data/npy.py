@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning.data.dataset import Dataset, Images
+from logreg_lightning.data.arrays import ArraySource, map_read_only
+from logreg_lightning.data.dataset import Dataset, Images, key_of
 from logreg_lightning.errors import InputError
-from logreg_lightning.data.idx import map_read_only
 
 FILES = ("train_features.npy", "train_labels.npy", "test_features.npy", "test_labels.npy")
 """A data set's four files; `classes.txt`, a name a line, may be there too."""
@@ -23,6 +24,11 @@ CHUNK = 2**22
 def is_npy_folder(folder: Path) -> bool:
     """Whether it is a folder of such files, complete or not."""
     return any((folder / name).exists() for name in FILES)
+
+
+def source(folder: Path) -> ArraySource:
+    """The data set in such a folder."""
+    return ArraySource(key_of(folder), functools.partial(load, folder), is_stratified=True, holds_features=True)
 
 
 def load(folder: Path) -> Dataset:

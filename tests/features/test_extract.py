@@ -27,18 +27,16 @@ from test_figures import TAGS as TAGS_OF_PIXELS
 from torch import Tensor, nn
 
 from logreg_lightning import LogisticRegression
-from logreg_lightning.data import folder
-from logreg_lightning.data.dataset import Dataset
-from logreg_lightning.data.folder import FilePictures
-from logreg_lightning.data.named import cache_name
-from logreg_lightning.data.sources import Source
+from logreg_lightning.data.dataset import Dataset, key_of
+from logreg_lightning.data.folder import FilePictures, FolderSource
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.features import backbones, extract
-from logreg_lightning.features.backbones import BATCH, EMBEDDED, Backbone
-from logreg_lightning.features.extract import load_features, place_of, prepare_features
+from logreg_lightning.features import backbones, cache, extract
+from logreg_lightning.features.backbones import BATCH, EMBEDDED, Backbone, Pixels
+from logreg_lightning.features.cache import Cache
+from logreg_lightning.features.view import View
 from logreg_lightning.runtime.checkpoints import Saver, read
-from logreg_lightning.runtime.files import LOCK, atomic_write, locked, write_json
+from logreg_lightning.runtime.files import LOCK, locked, write_json
 from logreg_lightning.use import evaluate, predict
 
 FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
@@ -131,14 +129,12 @@ def counter(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
     return counts
 
 
-def source(dataset: str = "pets", image_size: int | str = "auto") -> Source:
-    return Source(dataset, ROOT, image_size, True, EMBEDDED)
-
-
-def prepared(dataset: str = "pets", image_size: int | str = "auto", workers: int = 2) -> Dataset:
-    found = source(dataset, image_size)
-    found.prepare(CPU, workers)
-    return found.load()
+def prepared(
+    dataset: str = "pets", image_size: int | str = "auto", workers: int = 2, features: str = EMBEDDED
+) -> Dataset:
+    view = View(dataset, ROOT, image_size, True, features)
+    view.prepare(CPU, workers)
+    return view.load()
 
 
 def files(folder: str = "pets") -> list[Path]:
@@ -148,18 +144,17 @@ def files(folder: str = "pets") -> list[Path]:
 
 def caches(dataset: str = "pets") -> list[Path]:
     """The folders of features of a data set, and whatever else is left there."""
-    inside = ROOT / "features" / cache_name(Path(dataset))
-    return sorted(path for path in inside.iterdir() if path.name not in (LOCK, "contents.json"))
+    return sorted((ROOT / "features" / key_of(Path(dataset))).iterdir())
 
 
 def only_cache(dataset: str = "pets") -> Path:
-    [found] = caches(dataset)
-    return found
+    [folder] = caches(dataset)
+    return folder
 
 
-def stored(cache: Path) -> Path:
-    [found] = cache.glob("features-*.npy")
-    return found
+def stored(folder: Path) -> Path:
+    [file] = folder.glob("values-*.npy")
+    return file
 
 
 def pets(per_class: int = 20) -> None:
@@ -210,10 +205,9 @@ def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Count
         for names, count in ((NAMES[:2], 33), (NAMES[2:], 9)):
             Path("mine", names[0]).write_bytes(idx(rng.integers(0, 256, (count, 5, 9))))
             Path("mine", names[1]).write_bytes(idx(np.arange(count) % 3))
-    plain = Source(dataset, ROOT, "auto", False, "pixels")
-    plain.prepare(CPU, 1)
-    pixels, data = plain.load(), prepared(dataset)
-    number = 0
+    pixels, data = prepared(dataset, features="pixels"), prepared(dataset)
+    assert not any((ROOT / "features").rglob("pixels-*"))  # they stay where they are
+    different = 0
     for before, images in ((pixels.train, data.train), (pixels.test, data.test)):
         pictures = [PIL.Image.fromarray(image[0].numpy()) for image in before.pixels]
         expected = torch.from_numpy(np.stack([expected_of(picture) for picture in pictures])).float()
@@ -221,8 +215,8 @@ def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Count
         assert torch.equal(images.labels, before.labels) and len(set(images.labels.tolist())) > 2
         shown = images.pictures(torch.tensor([5, 2], dtype=torch.int32), 64)
         assert shown is not None and torch.equal(shown, before.pixels[[5, 2]])
-        number += len({bytes(image.numpy().tobytes()) for image in before.pixels})
-    assert counter.count() <= number  # digits has images twice
+        different += len({bytes(image.numpy().tobytes()) for image in before.pixels})
+    assert counter.count() <= different  # digits has images twice
     assert prepared(dataset).classes == pixels.classes and counter.count() == 0
 
 
@@ -243,10 +237,13 @@ def test_splits_and_labels_are_those_of_pixels(counter: Counter) -> None:
         return data.data.train.pixels, data.data.train.labels, data.train_indices, data.val_indices, test
 
     pixels, features_ = of("pixels"), of(EMBEDDED)
-    assert len(features_[0]) == len(pixels[0]) + 1  # the row that is no picture is there, and not used
-    for by_pixels, by_features in zip(pixels[2:], features_[2:], strict=True):
-        assert torch.equal(pixels[1][by_pixels], features_[1][by_features])
-        torch.testing.assert_close(features_[0][by_features], expected[by_pixels], atol=1e-5, rtol=1e-5)
+    assert len(features_[0]) == len(pixels[0]) == len(expected) + 1  # the row that is no picture is there, not used
+    row_of = {row: place for place, row in enumerate(sorted(torch.cat(features_[2:]).tolist()))}
+    for by_pixels, by_features in zip(pixels[1:], features_[1:], strict=True):
+        assert torch.equal(by_pixels, by_features)
+    for rows in features_[2:]:
+        expected_rows = expected[[row_of[row] for row in rows.tolist()]]
+        torch.testing.assert_close(features_[0][rows], expected_rows, atol=1e-5, rtol=1e-5)
 
 
 def test_a_picture_twice_is_looked_at_once(counter: Counter) -> None:
@@ -268,10 +265,8 @@ def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
     Path("pets/cats/notes.txt").write_text("not a picture", encoding="utf-8")
     Path("pets/dogs/000.png").write_bytes(b"")
     Path("pets/dogs/001.png").write_bytes(Path("pets/dogs/002.png").read_bytes()[:60])
-    pixels = Source("pets", ROOT, "auto", True, "pixels")
-    pixels.prepare(CPU, 1)
     data = prepared()
-    assert data.notes == pixels.load().notes
+    assert data.notes == prepared(features="pixels").notes
     assert data.notes[0].startswith(f"skipped 4 hidden or unreadable files: {Path('cats', '.DS_Store')}, ")
     used = sorted(torch.cat([data.train_indices, data.test_indices]).tolist())  # type: ignore[list-item]
     paths = [path for path in files() if path.name != ".DS_Store"]
@@ -444,7 +439,7 @@ def test_two_folders_of_one_name_have_a_place_each(counter: Counter) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "CHUNK", 8)
+    monkeypatch.setattr(cache, "CHUNK", 8)
 
 
 def flip(file: Path, position: int) -> None:
@@ -563,7 +558,7 @@ def test_notes_of_contents_that_are_damaged_are_made_anew(counter: Counter, cont
     pets(5)
     whole = prepared().train.pixels.clone()
     counter.count()
-    notes = ROOT / "features" / cache_name(Path("pets")) / "contents.json"
+    notes = ROOT / "contents" / f"{key_of(Path('pets'))}.json"
     good = notes.read_bytes()
     notes.write_bytes(good[: len(good) // 2] if content is None else content)
     assert torch.equal(prepared().train.pixels, whole) and counter.count() == 0
@@ -573,7 +568,7 @@ def test_notes_of_contents_that_are_damaged_are_made_anew(counter: Counter, cont
 def test_a_content_that_was_noted_wrongly_is_noticed(counter: Counter) -> None:
     pets(5)
     whole = prepared().train.pixels.clone()
-    notes = ROOT / "features" / cache_name(Path("pets")) / "contents.json"
+    notes = ROOT / "contents" / f"{key_of(Path('pets'))}.json"
     text = notes.read_text(encoding="utf-8")
     digest = json.loads(text)[0]["cats/003.png"][3]
     notes.write_text(text.replace(digest, digest[::-1]), encoding="utf-8")
@@ -583,16 +578,16 @@ def test_a_content_that_was_noted_wrongly_is_noticed(counter: Counter) -> None:
 # Kills.
 
 
-class Die:
-    """In place of a function: works so many times, then ends the process, as far as a test can tell."""
+def dies(function: Callable[..., None], times: int) -> Callable[..., None]:
+    """The function, which works so many times, then ends the process, as far as a test can tell."""
+    left = iter(range(times))
 
-    def __init__(self, function: Callable[..., None], times: int) -> None:
-        self.function, self.left = function, iter(range(times))
-
-    def __call__(self, *arguments: Any) -> None:
-        if next(self.left, None) is None:
+    def work_or_die(*arguments: Any) -> None:
+        if next(left, None) is None:
             raise SystemExit("killed")
-        self.function(*arguments)
+        function(*arguments)
+
+    return work_or_die
 
 
 BLOCKS = 4
@@ -616,7 +611,7 @@ def test_a_kill_loses_at_most_what_is_under_way(
     fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, parts: int, workers: int
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("logreg_lightning.features.extract.atomic_write", Die(atomic_write, parts))
+        patch.setattr(Cache, "write_part", dies(Cache.write_part, parts))
         with pytest.raises(SystemExit, match="killed"):
             prepared(workers=workers)
     looked_at = counter.count()
@@ -631,9 +626,42 @@ def test_a_kill_loses_at_most_what_is_under_way(
     torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [0, 2])
+def test_a_kill_while_pixels_are_decoded_loses_as_little(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    pets(25)
+    pixels = prepared(features="pixels").train.pixels.clone()
+    content = stored(only_cache()).read_bytes()
+    shutil.rmtree(ROOT / "features")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "write_part", dies(Cache.write_part, parts))
+        with pytest.raises(SystemExit, match="killed"):
+            prepared(features="pixels")
+    decoded: list[int] = []
+    prepare = Pixels.prepare
+    monkeypatch.setattr(Pixels, "prepare", lambda *given: (decoded.append(1), prepare(*given))[1])  # type: ignore[func-returns-value]
+    assert torch.equal(prepared(features="pixels").train.pixels, pixels)
+    assert len(decoded) in (50 - parts * BATCH, 50 - parts * BATCH + BATCH - 2)  # the short last block may be a part
+    assert stored(only_cache()).read_bytes() == content
+
+
+def test_many_small_pictures_do_not_make_many_files() -> None:
+    for count, most, blocks in (
+        (50_000, Pixels.block, 196),
+        (2_000, Pixels.block, 16),
+        (50, Pixels.block, 4),
+        (50, 16, 4),
+    ):
+        contents = [str(number) for number in range(count)]
+        made = extract._blocks(contents, most)
+        assert len(made) == blocks and [content for block in made for content in block] == contents
+    assert {len(block) for block in extract._blocks(contents * 100, Backbone.block)} <= {BATCH, 8}
+
+
 def killed_after_three_parts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     with monkeypatch.context() as patch:
-        patch.setattr("logreg_lightning.features.extract.atomic_write", Die(atomic_write, 3))
+        patch.setattr(Cache, "write_part", dies(Cache.write_part, 3))
         with pytest.raises(SystemExit):
             prepared(workers=1)
     return sorted(ROOT.rglob("*.npz"))
@@ -652,16 +680,22 @@ def test_parts_that_are_damaged_are_computed_again(
     assert stored(only_cache()).read_bytes() == fifty
 
 
-def test_any_byte_of_a_part_may_be_wrong(fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_may_end_anywhere_and_any_byte_be_wrong(
+    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     part = killed_after_three_parts(monkeypatch)[0]
     content = part.read_bytes()
-    right = extract._read_part(part)
+    pictures = FolderSource(Path("pets"), ROOT).pictures[key_of(Path("pets"))]
+    parts = Cache(ROOT, key_of(Path("pets")), counter.load(EMBEDDED))
+    blocks = extract._blocks(pictures.contents, BATCH)
+    [block] = [block for block in blocks if parts._file(block) == part]
+    right = parts.part(block)
     assert right is not None
     for position in range(len(content)):
-        flip(part, position)
-        found = extract._read_part(part)
-        assert found is None or all(np.array_equal(*pair) for pair in zip(found, right, strict=True)), position
-        part.write_bytes(content)
+        for damaged in (content[:position], [*content[:position], content[position] ^ 4, *content[position + 1 :]]):
+            part.write_bytes(bytes(damaged))
+            read_back = parts.part(block)
+            assert read_back is None or all(map(np.array_equal, read_back, right)), position
 
 
 @pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])
@@ -672,8 +706,8 @@ def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
     counter.count()
     change()
     with monkeypatch.context() as patch:
-        patch.setattr("logreg_lightning.features.extract.write_json", Die(write_json, writes))
-        patch.setattr(Path, "unlink", Die(Path.unlink, 0))
+        patch.setattr(cache, "write_json", dies(write_json, writes))
+        patch.setattr(Path, "unlink", dies(Path.unlink, 0))
         with pytest.raises(SystemExit):
             prepared()
     assert counter.count() == 1
@@ -740,7 +774,7 @@ def test_features_are_never_given_to_other_pictures(counter: Counter) -> None:
     prepared()
     move()
     try:
-        data = source().load()
+        data = View("pets", ROOT, "auto", True, EMBEDDED).load()
     except InputError:
         return
     torch.testing.assert_close(data.train.pixels, expected_of_files(files()), atol=1e-5, rtol=1e-5)
@@ -751,23 +785,22 @@ def test_features_that_are_no_numbers_end_it_and_are_not_kept(counter: Counter) 
     counter.factor = float("nan")
     with pytest.raises(RunError, match=rf"^{EMBEDDED} gives numbers that are not finite for a picture; use another$"):
         prepared()
-    assert not list(ROOT.rglob("features-*.npy")) and not list(ROOT.rglob("*.npz"))
+    assert not list(ROOT.rglob("values-*.npy")) and not list(ROOT.rglob("*.npz"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(
     counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(28, "No space left on device", str(path))
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
 
     pets(5)
     flags = ["--data.dataset=pets", f"--data.features={EMBEDDED}"]
-    (ROOT / "features").write_text("no folder", encoding="utf-8")
-    refused(flags, "set another folder as --data.root", capsys)
-    (ROOT / "features").unlink()
+    Path("file").write_text("no folder", encoding="utf-8")
+    refused([*flags, "--data.root=file"], "set another folder as --data.root", capsys)
     with monkeypatch.context() as patch:
-        patch.setattr("logreg_lightning.features.extract.atomic_write", full)
-        with pytest.raises(InputError, match=r"\.npz cannot be written \(No space left on device\); set another"):
+        patch.setattr(np, "savez", full)
+        with pytest.raises(InputError, match=r"-lite0-\w+ cannot be written \(No space left on device\); set another"):
             prepared()
     prepared()
 
@@ -816,14 +849,11 @@ def test_a_million_pictures_have_a_size_in_gigabytes(
     class Many:
         contents = range(1_000_000)  # what tells them from each other; here numbers will do
 
-    def stop(*_: object) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(extract, "_compute", stop)
+    monkeypatch.setattr(extract, "_compute", dies(print, 0))
     backbone = small_backbone()
-    backbone.num_features = 1280
+    backbone.shape = (1280,)
     with pytest.raises(SystemExit):
-        prepare_features(place_of(ROOT, "many", backbone), Many(), backbone, CPU, 1)  # type: ignore[arg-type]
+        extract.extract(Cache(ROOT, "many", backbone), Many(), backbone, CPU, 1)  # type: ignore[arg-type]
     assert "will take 5.1 GB in" in capsys.readouterr().out
 
 
@@ -839,16 +869,20 @@ def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
         asked += 1
         if asked == 2:
             counter.network(other).seen.clear()
-            place = place_of(ROOT, cache_name(Path("pets")), other)
-            prepare_features(place, FilePictures(Path("pets"), ROOT), other, CPU, 1)
+            extract_pets(other, 1)
         with locked(folder, wait, name):
             yield
 
-    monkeypatch.setattr("logreg_lightning.features.extract.locked", locked_late)
+    monkeypatch.setattr(cache, "locked", locked_late)
     prepared(workers=1)
     assert sum(counter.network(other).seen) == 50 - BATCH
     assert stored(only_cache()).read_bytes() == fifty
     assert counter.count() <= 2 * BATCH
+
+
+def extract_pets(backbone: Backbone, workers: int) -> None:
+    [(key, pictures)] = FolderSource(Path("pets"), ROOT).pictures.items()
+    extract.extract(Cache(ROOT, key, backbone), pictures, backbone, CPU, workers)
 
 
 def extract_alone(folder: str, ready: Any) -> int:
@@ -859,33 +893,28 @@ def extract_alone(folder: str, ready: Any) -> int:
     assert isinstance(network, Quarters)
     network.seen.clear()
     ready.wait()
-    pictures = FilePictures(Path("pets"), ROOT)
-    prepare_features(place_of(ROOT, "pets", backbone), pictures, backbone, CPU, 2)
+    extract_pets(backbone, 2)
     return sum(network.seen)
 
 
 @pytest.mark.slow
 def test_processes_share_the_work_and_write_what_one_writes(workdir: Path) -> None:
     pets(200)
-    backbone = small_backbone()
-    place = place_of(ROOT, "pets", backbone)
     context = get_context("spawn")
     with context.Manager() as manager, context.Pool(3) as pool:
         alone = pool.apply(extract_alone, (str(workdir), manager.Barrier(1)))
-        expected = stored(place).read_bytes()
+        expected = stored(only_cache()).read_bytes()
         assert alone == 400
         shared = False  # one may be so late, now and then, that the others have done it all
         for _ in range(5):
             shutil.rmtree(ROOT / "features")
             counts = pool.starmap(extract_alone, [(str(workdir), manager.Barrier(3))] * 3, chunksize=1)
-            assert stored(place).read_bytes() == expected
+            assert stored(only_cache()).read_bytes() == expected
             assert 400 <= sum(counts) < 2 * 400, counts
             shared |= max(counts) < 400
-            assert sorted(path.name for path in place.parent.iterdir() if path.name != LOCK) == [place.name]
         assert shared
-    torch.testing.assert_close(
-        load_features(place, FilePictures(Path("pets"), ROOT))[0], expected_of_files(files()), atol=1e-5, rtol=1e-5
-    )
+    rows = torch.from_numpy(np.load(stored(only_cache())))
+    torch.testing.assert_close(rows, expected_of_files(files()), atol=1e-5, rtol=1e-5)
 
 
 # Whole runs, with the real weights.
@@ -938,8 +967,8 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytes
 
     capsys.readouterr()
     evaluate.main([str(run), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert (found["accuracy"], found["loss"]) == (results["test/accuracy"], results["test/loss"])
+    again = json.loads(capsys.readouterr().out)
+    assert (again["accuracy"], again["loss"]) == (results["test/accuracy"], results["test/loss"])
     predict.main([str(run), "pets/cats", "--format=csv"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 13 and all(",cats," in line for line in lines[1:])
@@ -1076,7 +1105,7 @@ def test_two_processes_train_as_one_does(workdir: Path, capsys: pytest.CaptureFi
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
     results = [json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (one, two)]
-    assert [found["devices"] for found in results] == [1, 2]
+    assert [result["devices"] for result in results] == [1, 2]
     assert results[0]["test/accuracy"] == results[1]["test/accuracy"] == 1.0
 
 
@@ -1090,4 +1119,3 @@ def test_torchruns_processes_share_the_extraction(workdir: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", FIT]
     subprocess.run([*torchrun, *flags, "--devices=2", "--pictures=false"], capture_output=True, check=True)
     assert stored(only_cache()).read_bytes() == cached
-    assert folder.layout(Path("pets")).classes == ("cats", "dogs")

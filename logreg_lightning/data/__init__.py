@@ -1,0 +1,1 @@
+"""Where images and labels come from: one dispatcher (`sources`), one file a format, pictures, loaders."""

@@ -1,0 +1,203 @@
+"""What a data set is here, before and after its pictures are made into what a model takes; and how one is split."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from logreg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Pictures(Protocol):
+    """Pictures, each looked at when it is needed."""
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """uint8 (N, C, H, W) where the pictures are such an array already."""
+        ...
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """Of each picture what tells it from others, wherever it lies; empty where it cannot be read."""
+        ...
+
+    def read(self, number: int) -> Image:
+        """A picture, in mode L or RGB.
+
+        Raises:
+            OSError: it is not a picture.
+            InputError: it is no longer the one that its content was noted of.
+        """
+        ...
+
+    def look(self, indices: Tensor, size: int) -> Tensor:
+        """uint8 (n, C, H, W), for a person to see: those at indices (n,), as they are or `size` high and wide."""
+        ...
+
+
+class Source(Protocol):
+    """Where a data set comes from: its pictures, and what is known of them.
+
+    Each method raises an InputError where files are missing, damaged, or do not belong together.
+
+    Attributes:
+        is_stratified: Whether the validation images are the same share of each class.
+        holds_features: Whether it holds features that somebody else computed, and no pictures.
+    """
+
+    is_stratified: bool
+    holds_features: bool
+
+    def prepare(self) -> None:
+        """Fetches and unpacks files, unless that is done already."""
+        ...
+
+    @property
+    def pictures(self) -> Mapping[str, Pictures]:
+        """Its pictures, in one part or in several, each by a name for what is made of it; `prepare` comes first."""
+        ...
+
+    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+        """The data set, with what was made of its pictures.
+
+        Args:
+            parts: For each part of `pictures` the values, uint8 (N, C, H, W) or float (N, features), and which rows
+                hold none because a file is not a picture.
+        """
+        ...
+
+    def examples(self, number: int) -> list[Image]:
+        """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images, or features in their place.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W), or features, float (N, features).
+        labels: int64, shape (N,), each in [0, number of classes).
+        look: Makes the pictures that the features were computed of, see `Pictures.look`; None where there are none.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    look: Callable[[Tensor, int], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the images or features and labels, int64 (n,), at `indices`, int32 (n,)."""
+        return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def pictures(self, indices: Tensor, size: int) -> Tensor | None:
+        """uint8 (n, C, H, W), for a person to see, those of features `size` high and wide; None where there are none.
+
+        Args:
+            indices: int32 (n,).
+            size: Pixels.
+        """
+        if self.pixels.ndim == 4:
+            return self.take(indices)[0]
+        return None if self.look is None else self.look(indices, size)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set: its class names, and the images to train on and to test on.
+
+    Attributes:
+        train_indices, test_indices: int32 (n,), which of `train` and `test` are meant; None for all of them.
+        val_indices: int32 (n,), which of `train` are for validation, where the data set says so itself.
+        notes: Sentences that a person who trains on it should read.
+        backbone: What decided the features, as `Backbone.about` says it; None where no backbone did.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    train_indices: Tensor | None = None
+    test_indices: Tensor | None = None
+    val_indices: Tensor | None = None
+    notes: tuple[str, ...] = ()
+    backbone: dict[str, Any] | None = None
+
+    @property
+    def num_test(self) -> int:
+        """Images to test on."""
+        return len(self.test) if self.test_indices is None else len(self.test_indices)
+
+    @property
+    def num_features(self) -> int:
+        """Values of an image, or features."""
+        return self.train.pixels[0].numel()
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of what a model takes, with a backbone what that takes; else (features,)."""
+        if self.backbone is not None:
+            return 3, self.backbone["image_size"], self.backbone["image_size"]
+        return tuple(self.train.pixels.shape[1:])
+
+
+def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:
+    """Which of the labels (N,) to hold out, bool (N,): so many of each class, drawn at random."""
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)
+    for number, quota in enumerate(quotas):
+        of_class = (labels == number).nonzero().flatten()
+        held_out[of_class[torch.randperm(len(of_class), generator=generator)[:quota]]] = True
+    return held_out
+
+
+def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Which of the labels (N,) to hold out, bool (N,): that share of each class, drawn at random.
+
+    In all as many as the share makes; at least one of each class that has two.
+    """
+    counts = labels.bincount()
+    quotas = (counts * share).floor().long()
+    missing = round(len(labels) * share) - int(quotas.sum())
+    quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
+    quotas = torch.minimum(quotas.clamp(min=1), (counts - 1).clamp(min=0))
+    return hold_out(labels, quotas.tolist(), seed)
+
+
+def key_of(folder: Path) -> str:
+    """A name for what is made of a folder: the folder's own, and a hash of its path."""
+    path = folder.resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+
+
+def content_of(data: bytes) -> str:
+    """What tells data from any other: 128 bits of its SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def writing(place: Path, or_else: bool = False) -> Iterator[None]:
+    """Says in one sentence that something below `place` cannot be written, and whether digits would need no file.
+
+    Raises:
+        InputError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        digits = ", or train without files: `dataset='digits'`" if or_else else ""
+        raise InputError(
+            f"{error.filename or place} cannot be written ({error.strerror}); set another folder as `root`{digits}"
+        ) from None

@@ -74,11 +74,10 @@ class ArraySource:
     def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
         if self.holds_features:
             return self._loaded
+        looks = [pictures.look for pictures in self.pictures.values()]
         train, test = (
-            Images(values, images.labels, pictures.look)
-            for (values, _), images, pictures in zip(
-                parts, (self._loaded.train, self._loaded.test), self.pictures.values(), strict=True
-            )
+            Images(values, images.labels, look)
+            for (values, _), images, look in zip(parts, (self._loaded.train, self._loaded.test), looks, strict=True)
         )
         return dataclasses.replace(self._loaded, train=train, test=test)
 

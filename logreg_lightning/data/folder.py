@@ -62,9 +62,9 @@ def layout(folder: Path) -> Layout:
 
     inside = {path.name: path for path in folders(folder)}
     splits: list[str] = [name for name in ("train", "val", "test") if name in inside] if "train" in inside else []
+    tops = [inside[name] for name in splits]
     if len(splits) < 2:
-        splits = ["all"]
-    tops = [inside.get(name, inside.get("train", folder)) for name in splits]
+        splits, tops = ["all"], tops or [inside.get("all", folder)]
     classes = tuple(path.name for path in folders(tops[0]))
     files: list[tuple[Path, int, int]] = []
     hidden: list[Path] = []

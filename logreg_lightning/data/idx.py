@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import math
 import shutil
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning.data.arrays import ArraySource, map_read_only
+from logreg_lightning.data.arrays import map_read_only
 from logreg_lightning.data.dataset import Dataset, Images, key_of, writing
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, replace
@@ -89,13 +88,6 @@ def read_pair(images: Path, labels: Path, num_classes: int | None) -> tuple[Tens
 def is_idx_folder(folder: Path) -> bool:
     """Whether it is a folder in MNIST's format, complete or not."""
     return any((folder / f"{name}{packed}").exists() for name in FILES for packed in ("", ".gz"))
-
-
-def source(folder: Path, root: Path) -> ArraySource:
-    """The data set in a folder in MNIST's format; packed files are unpacked under `root`."""
-    return ArraySource(
-        key_of(folder), functools.partial(load, folder, root), prepare=functools.partial(prepare, folder, root)
-    )
 
 
 def load(folder: Path, root: Path) -> Dataset:

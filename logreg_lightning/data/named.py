@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import shutil
 import socket
@@ -13,18 +12,12 @@ from typing import Any
 import torch
 
 from logreg_lightning.data import idx
-from logreg_lightning.data.arrays import ArraySource
 from logreg_lightning.data.dataset import Dataset, Images, writing
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, replace
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
-
-
-def source(name: str, root: Path) -> ArraySource:
-    """The data set of that name, whose files are under `root` or downloaded to there."""
-    return ArraySource(name, functools.partial(load, name, root), prepare=functools.partial(prepare, name, root))
 
 
 def load(name: str, root: Path) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning.data.arrays import ArraySource, map_read_only
-from logreg_lightning.data.dataset import Dataset, Images, key_of
+from logreg_lightning.data.arrays import map_read_only
+from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.errors import InputError
 
 FILES = ("train_features.npy", "train_labels.npy", "test_features.npy", "test_labels.npy")
@@ -24,11 +23,6 @@ CHUNK = 2**22
 def is_npy_folder(folder: Path) -> bool:
     """Whether it is a folder of such files, complete or not."""
     return any((folder / name).exists() for name in FILES)
-
-
-def source(folder: Path) -> ArraySource:
-    """The data set in such a folder."""
-    return ArraySource(key_of(folder), functools.partial(load, folder), is_stratified=True, holds_features=True)
 
 
 def load(folder: Path) -> Dataset:

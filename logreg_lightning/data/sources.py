@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from logreg_lightning.data import folder, idx, named, npy
-from logreg_lightning.data.dataset import Source
+from logreg_lightning.data import idx, named, npy
+from logreg_lightning.data.arrays import ArraySource
+from logreg_lightning.data.dataset import Source, key_of
+from logreg_lightning.data.folder import FolderSource
 from logreg_lightning.errors import InputError
 
 
@@ -19,11 +22,13 @@ def source_of(dataset: str, root: Path) -> Source:
         InputError: it is neither a data set's name nor a folder.
     """
     if dataset in named.NAMES:
-        return named.source(dataset, root)
-    path = Path(dataset)
-    if not path.is_dir():
+        return ArraySource(dataset, partial(named.load, dataset, root), partial(named.prepare, dataset, root))
+    folder = Path(dataset)
+    if not folder.is_dir():
         names = ", ".join(named.NAMES)
         raise InputError(f"`dataset={dataset!r}` is not known; use auto, {names}, or a folder's path")
-    if npy.is_npy_folder(path):
-        return npy.source(path)
-    return idx.source(path, root) if idx.is_idx_folder(path) else folder.FolderSource(path, root)
+    if npy.is_npy_folder(folder):
+        return ArraySource(key_of(folder), partial(npy.load, folder), is_stratified=True, holds_features=True)
+    if idx.is_idx_folder(folder):
+        return ArraySource(key_of(folder), partial(idx.load, folder, root), partial(idx.prepare, folder, root))
+    return FolderSource(folder, root)

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from logreg_lightning.data.dataset import Pictures
 from logreg_lightning.data.pictures import to_pixels
 from logreg_lightning.errors import InputError
 
@@ -54,6 +53,7 @@ class Extractor(Protocol):
         key: What decides a picture's values, in plain types.
         image_shape: (C, H, W) of prepared pictures, C 1 or 3.
         shape, dtype: Of a picture's values.
+        is_identity: Whether images in an array are their own values.
         block: Pictures that are worth a file of their own while others are computed.
         spare_threads: Beyond one a core, where threads wait for files more than they compute.
         task: What is said when it begins; empty where it is quick.
@@ -64,6 +64,7 @@ class Extractor(Protocol):
     image_shape: tuple[int, int, int]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    is_identity: bool
     block: int
     spare_threads: int
     task: str
@@ -79,10 +80,6 @@ class Extractor(Protocol):
 
     def features(self, images: Tensor) -> Tensor:
         """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
-        ...
-
-    def ready_made(self, pictures: Pictures) -> Tensor | None:
-        """The pictures' values where they are such values already."""
         ...
 
     def on(self, device: torch.device) -> Extractor:
@@ -101,6 +98,7 @@ class Pixels:
     name = "pixels"
     about = None
     dtype = np.dtype(np.uint8)
+    is_identity = True
     block = 256
     spare_threads = 4
     task = ""
@@ -115,9 +113,6 @@ class Pixels:
 
     def features(self, images: Tensor) -> Tensor:
         return images
-
-    def ready_made(self, pictures: Pictures) -> Tensor | None:
-        return pictures.pixels
 
     def on(self, device: torch.device) -> Pixels:
         return self
@@ -142,6 +137,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     dtype = np.dtype(np.float32)
+    is_identity = False
     block = BATCH
     spare_threads = 0
 
@@ -173,9 +169,6 @@ class Backbone(nn.Module):
             "num_features": self.num_features,
         }
         self.key = self.about
-
-    def ready_made(self, pictures: Pictures) -> None:
-        """Features are always computed."""
 
     def on(self, device: torch.device) -> Backbone:
         return self if self.mean.device == device else copy.deepcopy(self).to(device)

@@ -8,7 +8,8 @@ import json
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,15 +90,13 @@ class Cache:
         except OSError:
             return None
 
-    @contextlib.contextmanager
-    def taken(self, block: Block, wait: bool) -> Iterator[None]:
+    def taken(self, block: Block, wait: bool) -> AbstractContextManager[None]:
         """Keeps other processes from computing the same block.
 
         Raises:
             BlockingIOError: another process computes it and `wait` is false.
         """
-        with locked(self.parts, wait, f"{_name(block)}.lock"):
-            yield
+        return locked(self.parts, wait, f"{_name(block)}.lock")
 
     def part(self, block: Block) -> tuple[Array, Array] | None:
         """A block's values (n, *shape), and which are of pictures, bool (n,); None where there is no whole file."""

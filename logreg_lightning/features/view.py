@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from logreg_lightning.data.dataset import Dataset, Pictures, Source
+from logreg_lightning.data.dataset import Dataset, Source
 from logreg_lightning.data.sources import source_of
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
@@ -55,16 +56,16 @@ class View:
         return "npy" if self.source.holds_features else self.features
 
     def prepare(self, devices: Sequence[torch.device], workers: int) -> None:
-        """Fetches and unpacks files, and computes values of pictures on the devices, unless that is done already.
+        """Fetches and unpacks files, and makes values of pictures on the devices, unless that is done already.
 
         Raises:
             InputError: something is missing, damaged, or cannot be written.
         """
         extractor = self._extractor()  # refused before anything is written
         self.source.prepare()
-        for pictures, cache in self._caches(extractor):
-            if extractor.ready_made(pictures) is None:
-                extract(cache, pictures, extractor, devices, workers)
+        for key, pictures in self.source.pictures.items():
+            if pictures.pixels is None or not extractor.is_identity:
+                extract(Cache(self.root, key, extractor), pictures, extractor, devices, workers)
 
     def load(self) -> Dataset:
         """The data set; `prepare` must have been called.
@@ -73,24 +74,16 @@ class View:
             InputError: its files are damaged or do not belong together.
         """
         extractor = self._extractor()
-        parts = []
-        for pictures, cache in self._caches(extractor):
-            pixels = extractor.ready_made(pictures)
-            parts.append(extracted(cache, pictures) if pixels is None else (pixels, []))
+        parts: list[tuple[Tensor, list[int]]] = []
+        for key, pictures in self.source.pictures.items():
+            pixels = pictures.pixels if extractor.is_identity else None
+            parts.append((pixels, []) if pixels is not None else extracted(Cache(self.root, key, extractor), pictures))
         return dataclasses.replace(self.source.dataset(parts), backbone=extractor.about)
 
     def examples(self, number: int) -> list[Image]:
-        """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read.
-
-        Raises:
-            InputError: its files are damaged.
-        """
+        """As `Source` has them."""
         return self.source.examples(number)
 
     def _extractor(self) -> Extractor:
         size = None if isinstance(self.image_size, str) else self.image_size
         return backbones.extractor(self.features, size, self.color)
-
-    def _caches(self, extractor: Extractor) -> Iterator[tuple[Pictures, Cache]]:
-        for key, pictures in self.source.pictures.items():
-            yield pictures, Cache(self.root, key, extractor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import zlib
@@ -124,6 +125,7 @@ class Cache:
         unreadable = set(rows_of.pop("", []))
         file = self.folder / f"values-{secrets.token_hex(4)}.npy"
         values = np.lib.format.open_memmap(file, "w+", self.dtype, (len(contents), *self.shape))
+        _reserve(file)
         if old is not None:
             no_pictures = set(old.unreadable)
             for row, content in enumerate(old.contents):
@@ -157,6 +159,21 @@ class Cache:
 
 def _name(block: Block) -> str:
     return content_of("".join(block).encode())
+
+
+def _reserve(file: Path) -> None:
+    """Takes the file's bytes from the disk: where that is full, this is an error; a write to a mapped page would kill.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError:
+            file.unlink()
+            raise
 
 
 def _stat(file: Path) -> list[int]:

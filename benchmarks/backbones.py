@@ -10,8 +10,10 @@ from torchvision import models
 
 from benchmarks.measure import Figures, Measured, cores, in_a_process, in_turns
 from benchmarks.report import rows, section, spread
+from logreg_lightning.data.arrays import ArrayPictures
 from logreg_lightning.features import backbones
-from logreg_lightning.features.extract import PixelPictures, prepare_features
+from logreg_lightning.features.cache import Cache
+from logreg_lightning.features.extract import extract
 
 BACKBONES = (
     "efficientnet-lite0",
@@ -38,7 +40,8 @@ def extraction(name: str, blocks: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         for part, chosen in (("warm-up", pixels[:warm_up]), ("timed", pixels[warm_up:])):
             begun = time.perf_counter()
-            prepare_features(Path(folder) / part, PixelPictures(chosen), backbone, [torch.device("cpu")], cores())
+            cache = Cache(Path(folder), part, backbone)
+            extract(cache, ArrayPictures(chosen), backbone, [torch.device("cpu")], cores())
             seconds = time.perf_counter() - begun
     return {
         "parameters": sum(weight.numel() for weight in backbone.network.parameters()),

@@ -12,12 +12,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning.data import dataset, named
+from logreg_lightning.data import dataset
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
-from logreg_lightning.data.sources import Source
+from logreg_lightning.data.sources import source_of
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.extract import extraction_devices
+from logreg_lightning.features.view import View
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import initialize
 
@@ -80,9 +81,9 @@ class ImageDataModule(L.LightningDataModule):
         self.val_size, self.val_seed = val_size, val_seed
         self.batch_size: Any = batch_size  # auto becomes a number in `setup`
         self.steps_per_execution = steps_per_execution
-        Source("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
+        View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
-        self._source: Source | None = None
+        self._source: View | None = None
         self._loaded: Dataset | None = None
         self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
@@ -108,7 +109,7 @@ class ImageDataModule(L.LightningDataModule):
         """Fetches the files, once a node. Which data set `auto` became is in `dataset` afterwards."""
         if self.dataset == "auto":
             try:
-                named.prepare("mnist", self.root)
+                source_of("mnist", self.root).prepare()
                 self.dataset = "mnist"
             except InputError as error:
                 rank_zero_only(print)(
@@ -133,7 +134,7 @@ class ImageDataModule(L.LightningDataModule):
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
-            if self.source.is_stratified and self.val_size:
+            if self.source.source.is_stratified and self.val_size:
                 share = self.val_size if self.val_size < 1 else num_val / len(indices)
                 is_val = dataset.stratified(data.train.labels[indices], share, self.val_seed)
                 self._split = "stratified"
@@ -147,9 +148,9 @@ class ImageDataModule(L.LightningDataModule):
         self._loaded = data
 
     @property
-    def source(self) -> Source:
+    def source(self) -> View:
         """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
-        now = Source(self.dataset, self.root, self.image_size, self.color, self.features)
+        now = View(self.dataset, self.root, self.image_size, self.color, self.features)
         if now != self._source:
             self._source = now
         return self._source

@@ -1,13 +1,84 @@
-"""What a data set is here: images or features of them, labels, class names, splits."""
+"""What a data set is here, before and after its pictures are made into what a model takes; and how one is split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+from logreg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Pictures(Protocol):
+    """Pictures, each looked at when it is needed."""
+
+    @property
+    def pixels(self) -> Tensor | None:
+        """uint8 (N, C, H, W) where the pictures are such an array already."""
+        ...
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """Of each picture what tells it from others, wherever it lies; empty where it cannot be read."""
+        ...
+
+    def read(self, number: int) -> Image:
+        """A picture, in mode L or RGB.
+
+        Raises:
+            OSError: it is not a picture.
+            InputError: it is no longer the one that its content was noted of.
+        """
+        ...
+
+    def look(self, indices: Tensor, size: int) -> Tensor:
+        """uint8 (n, C, H, W), for a person to see: those at indices (n,), as they are or `size` high and wide."""
+        ...
+
+
+class Source(Protocol):
+    """Where a data set comes from: its pictures, and what is known of them.
+
+    Each method raises an InputError where files are missing, damaged, or do not belong together.
+
+    Attributes:
+        is_stratified: Whether the validation images are the same share of each class.
+        holds_features: Whether it holds features that somebody else computed, and no pictures.
+    """
+
+    is_stratified: bool
+    holds_features: bool
+
+    def prepare(self) -> None:
+        """Fetches and unpacks files, unless that is done already."""
+        ...
+
+    @property
+    def pictures(self) -> Mapping[str, Pictures]:
+        """Its pictures, in one part or in several, each by a name for what is made of it; `prepare` comes first."""
+        ...
+
+    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+        """The data set, with what was made of its pictures.
+
+        Args:
+            parts: For each part of `pictures` the values, uint8 (N, C, H, W) or float (N, features), and which rows
+                hold none because a file is not a picture.
+        """
+        ...
+
+    def examples(self, number: int) -> list[Image]:
+        """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -17,9 +88,7 @@ class Images:
     Attributes:
         pixels: uint8 (N, C, H, W), or features, float (N, features).
         labels: int64, shape (N,), each in [0, number of classes).
-        look: Makes the pictures, uint8 (n, C, H, W), that the features at indices (n,) were computed of, scaled to a
-            height and width that is the second argument; None where there are no pictures, or where they are the
-            pixels.
+        look: Makes the pictures that the features were computed of, see `Pictures.look`; None where there are none.
     """
 
     pixels: Tensor
@@ -40,9 +109,9 @@ class Images:
             indices: int32 (n,).
             size: Pixels.
         """
-        if self.look is not None:
-            return self.look(indices, size)
-        return self.take(indices)[0] if self.pixels.ndim == 4 else None
+        if self.pixels.ndim == 4:
+            return self.take(indices)[0]
+        return None if self.look is None else self.look(indices, size)
 
 
 @dataclass(frozen=True)
@@ -105,3 +174,30 @@ def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
     quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
     quotas = torch.minimum(quotas.clamp(min=1), (counts - 1).clamp(min=0))
     return hold_out(labels, quotas.tolist(), seed)
+
+
+def key_of(folder: Path) -> str:
+    """A name for what is made of a folder: the folder's own, and a hash of its path."""
+    path = folder.resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+
+
+def content_of(data: bytes) -> str:
+    """What tells data from any other: 128 bits of its SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def writing(place: Path, or_else: bool = False) -> Iterator[None]:
+    """Says in one sentence that something below `place` cannot be written, and whether digits would need no file.
+
+    Raises:
+        InputError: an OSError was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        digits = ", or train without files: `dataset='digits'`" if or_else else ""
+        raise InputError(
+            f"{error.filename or place} cannot be written ({error.strerror}); set another folder as `root`{digits}"
+        ) from None

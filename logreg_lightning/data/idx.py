@@ -1,9 +1,11 @@
-"""IDX, the file format that MNIST came in: memory-mapped, so that any size is there at once."""
+"""IDX, the file format that MNIST came in, and a folder of such files: memory-mapped, so any size is there at once."""
 
 from __future__ import annotations
 
+import gzip
 import math
-import warnings
+import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg_lightning.data.arrays import map_read_only
+from logreg_lightning.data.dataset import Dataset, Images, key_of, writing
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.files import locked, replace
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 """MNIST's names of a data set's four files."""
@@ -59,13 +64,6 @@ def read_idx(path: Path) -> Tensor:
     return map_read_only(values) if dtype == np.uint8 else torch.from_numpy(values.astype(np.int32))
 
 
-def map_read_only(values: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of the same memory, which may be a file's; nothing may write to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(values)
-
-
 def read_pair(images: Path, labels: Path, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Images, uint8 (N, 1, H, W), and labels, int64 (N,), below the number of classes where that is known.
 
@@ -85,3 +83,62 @@ def read_pair(images: Path, labels: Path, num_classes: int | None) -> tuple[Tens
         known = f"one of 0 to {num_classes - 1}" if num_classes is not None else "0 or more"
         raise InputError(f"{labels} holds the label {low if low < 0 else high}, not {known}; {REPLACE_IT}")
     return pixels.unsqueeze(1), targets
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether it is a folder in MNIST's format, complete or not."""
+    return any((folder / f"{name}{packed}").exists() for name in FILES for packed in ("", ".gz"))
+
+
+def load(folder: Path, root: Path) -> Dataset:
+    """The data set in the folder; `prepare` must have been called.
+
+    Raises:
+        InputError: its files are missing, damaged, or do not belong together.
+    """
+    train_images, train_labels, test_images, test_labels = (place for _, place in _files(folder, root))
+    train = Images(*read_pair(train_images, train_labels, None))
+    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
+    return Dataset(str(folder), classes, train, Images(*read_pair(test_images, test_labels, len(classes))))
+
+
+def prepare(folder: Path, root: Path) -> None:
+    """Unpacks the .gz files of the folder under `root`, those that are not there as they are now.
+
+    Raises:
+        InputError: a file is missing or damaged, or cannot be written.
+    """
+    packed = [(file, place) for file, place in _files(folder, root) if file != place]
+    if packed:
+        with writing(root, or_else=True):
+            packed[0][1].parent.mkdir(parents=True, exist_ok=True)
+            with locked(root, wait=True):
+                for file, place in packed:
+                    if not place.exists() or place.stat().st_mtime < file.stat().st_mtime:
+                        _unpack(file, place)
+
+
+def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
+    """The four files, raw or packed, each with the file to read."""
+    files = []
+    for name in FILES:
+        raw, packed = folder / name, folder / f"{name}.gz"
+        if not raw.exists() and not packed.exists():
+            raise InputError(
+                f"`dataset={str(folder)!r}`: {name} or {name}.gz is missing; a folder of your own holds the four files "
+                f"{', '.join(FILES)} in MNIST's format"
+            )
+        files.append((raw, raw) if raw.exists() else (packed, root / "unpacked" / key_of(folder) / name))
+    return files
+
+
+def _unpack(file: Path, place: Path) -> None:
+    partial = place.with_name(place.name + ".partial")
+    try:
+        with gzip.open(file) as packed, partial.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 2**20)
+        replace(partial, place)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{file} is not a complete gzip file ({error}); replace it with a complete copy") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,21 +1,18 @@
-"""Data sets by name, downloaded by torchvision or from inside scikit-learn, and folders of files in MNIST's format."""
+"""Data sets by name: downloaded by torchvision, or shipped inside scikit-learn."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import itertools
 import shutil
 import socket
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from logreg_lightning.data import idx
-from logreg_lightning.data.dataset import Dataset, Images
+from logreg_lightning.data.dataset import Dataset, Images, writing
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, replace
 
@@ -24,112 +21,39 @@ _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KM
 
 
 def load(name: str, root: Path) -> Dataset:
-    """The data set of that name, or in that folder, from the files there or under `root`; nothing is downloaded.
+    """The data set of that name, from the files under `root`; nothing is downloaded.
 
     Raises:
         InputError: its files are missing, damaged, or do not belong together.
     """
     if name == "digits":
         return _digits()
-    if name in _TORCHVISION:
-        kind = _torchvision_class(name)
-        classes = tuple(str(c).partition(" - ")[0] for c in kind.classes)  # "7 - seven" is 7
-        files = _raw_files(kind, root / kind.__name__ / "raw")
-        train, test = (Images(*idx.read_pair(*pair, len(classes))) for pair in files)
-        return Dataset(name, classes, train, test)
-    train_files, test_files = _folder_files(Path(name), root)
-    train = Images(*idx.read_pair(*train_files, None))
-    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
-    return Dataset(name, classes, train, Images(*idx.read_pair(*test_files, len(classes))))
+    kind = _torchvision_class(name)
+    classes = tuple(str(c).partition(" - ")[0] for c in kind.classes)  # "7 - seven" is 7
+    files = _raw_files(kind, root / kind.__name__ / "raw")
+    train, test = (Images(*idx.read_pair(*pair, len(classes))) for pair in files)
+    return Dataset(name, classes, train, test)
 
 
 def prepare(name: str, root: Path) -> None:
     """Makes sure that the files of a data set are under `root`: there already, unpacked, or downloaded.
 
     torchvision downloads them, MD5 checked, from each mirror in turn, into a folder beside their place; only complete
-    files are moved in. The .gz files of a folder of your own are unpacked under `root`. A lock keeps several processes
-    from doing it at once.
+    files are moved in. A lock keeps several processes from doing it at once.
 
     Raises:
         InputError: the files are not available; the sentence says what was tried and what helps.
     """
     if name == "digits":
         return
-    try:
-        if name in _TORCHVISION:
-            kind = _torchvision_class(name)
-            raw = root / kind.__name__ / "raw"
-            if not _all_there(kind, raw):
-                raw.mkdir(parents=True, exist_ok=True)
-                with locked(root, wait=True):
-                    if not _all_there(kind, raw):
-                        _fetch(kind, name, raw)
-            return
-        packed = [
-            (file, place)
-            for file, place in zip(_found(Path(name)), itertools.chain(*_folder_files(Path(name), root)), strict=True)
-            if file != place
-        ]
-        if packed:
-            packed[0][1].parent.mkdir(parents=True, exist_ok=True)
+    kind = _torchvision_class(name)
+    raw = root / kind.__name__ / "raw"
+    if not _all_there(kind, raw):
+        with writing(root, or_else=True):
+            raw.mkdir(parents=True, exist_ok=True)
             with locked(root, wait=True):
-                for file, place in packed:
-                    if not place.exists() or place.stat().st_mtime < file.stat().st_mtime:
-                        _unpack(file, place)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root} cannot be written ({error.strerror}); set another folder as `root`, or train "
-            "without files: `dataset='digits'`"
-        ) from None
-
-
-def is_idx_folder(folder: Path) -> bool:
-    """Whether it is a folder in MNIST's format, complete or not, and so not one with a folder for each class."""
-    return any((folder / f"{name}{packed}").exists() for name in idx.FILES for packed in ("", ".gz"))
-
-
-def is_folder(name: str) -> bool:
-    """Whether it is the path of a folder; a data set's name comes first."""
-    return name not in NAMES and Path(name).is_dir()
-
-
-def _found(folder: Path) -> list[Path]:
-    """The four files, raw or packed, of a folder in MNIST's format, by MNIST's names."""
-    found = []
-    for name in idx.FILES:
-        raw, packed = folder / name, folder / f"{name}.gz"
-        if not raw.exists() and not packed.exists():
-            raise InputError(
-                f"`dataset={str(folder)!r}`: {name} or {name}.gz is missing; a folder of your own holds the four files "
-                f"{', '.join(idx.FILES)} in MNIST's format"
-            )
-        found.append(raw if raw.exists() else packed)
-    return found
-
-
-def _folder_files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
-    """Images' and labels' file to read, of the training set, then of the test set."""
-    unpacked = root / "unpacked" / cache_name(folder)
-    files = [unpacked / file.stem if file.suffix == ".gz" else file for file in _found(folder)]
-    return [(files[0], files[1]), (files[2], files[3])]
-
-
-def cache_name(folder: Path) -> str:
-    """A name for what is made of a folder: the folder's own, and a hash of its path."""
-    path = folder.resolve()
-    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-
-
-def _unpack(file: Path, place: Path) -> None:
-    partial = place.with_name(place.name + ".partial")
-    try:
-        with gzip.open(file) as packed, partial.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 2**20)
-        replace(partial, place)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file} is not a complete gzip file ({error}); replace it with a complete copy") from None
-    finally:
-        partial.unlink(missing_ok=True)
+                if not _all_there(kind, raw):
+                    _fetch(kind, name, raw)
 
 
 def _fetch(kind: Any, name: str, raw: Path) -> None:
@@ -153,10 +77,10 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
             tried = ", ".join(getattr(kind, "mirrors", ())) or "its only address"
             reason = " ".join(str(error).split())
             damaged = [str(f) for f in sorted(raw.glob("*.gz"))]
-            found = f" (of those there, {', '.join(damaged)}, some are missing or damaged)" if damaged else ""
+            incomplete = f" (of those there, {', '.join(damaged)}, some are missing or damaged)" if damaged else ""
             raise InputError(
                 f"{name} cannot be downloaded from {tried}: {reason}. Put its files, as published (.gz), into "
-                f"{raw}{found}, or use `dataset='digits'`, which needs no network"
+                f"{raw}{incomplete}, or use `dataset='digits'`, which needs no network"
             ) from None
         for file in staged.iterdir():
             replace(file, raw / file.name)

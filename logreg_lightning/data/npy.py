@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg_lightning.data.arrays import map_read_only
 from logreg_lightning.data.dataset import Dataset, Images
-from logreg_lightning.data.idx import map_read_only
 from logreg_lightning.errors import InputError
 
 FILES = ("train_features.npy", "train_labels.npy", "test_features.npy", "test_labels.npy")

@@ -36,10 +36,12 @@ def read_picture(path: Path | IO[bytes]) -> Image:
 
 def upright(picture: Image) -> Image:
     """The same picture as a person sees it, in mode L or RGB."""
+    import PIL.ExifTags
     import PIL.Image
     import PIL.ImageOps
 
-    picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:  # a copy of each would take time
+        picture = PIL.ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a pixel: PIL would cut off at 255
         values = np.asarray(picture, dtype=np.float64)
         top = 65535 if values.max(initial=0) > 255 else 255

@@ -1,8 +1,9 @@
-"""Frozen backbones: networks that others have trained, which turn pictures into features."""
+"""What turns pictures into a model's input: frozen networks that others have trained, and the identity, pixels."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import functools
 import hashlib
@@ -14,12 +15,13 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from logreg_lightning.data.pictures import to_pixels
 from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +39,83 @@ BATCH = 16
 
 LONGEST = 20
 """How many times as long as wide a picture may be; of a longer one the middle is taken."""
+
+
+PIXEL_SIZE = 28
+"""Height and width that pictures are scaled to where nothing else is said."""
+
+
+class Extractor(Protocol):
+    """What turns pictures into a model's input.
+
+    Attributes:
+        name: As `--data.features` names it.
+        key: What decides a picture's values, in plain types.
+        image_shape: (C, H, W) of prepared pictures, C 1 or 3.
+        shape, dtype: Of a picture's values.
+        is_identity: Whether images in an array are their own values.
+        block: Pictures that are worth a file of their own while others are computed.
+        spare_threads: Beyond one a core, where threads wait for files more than they compute.
+        task: What is said when it begins; empty where it is quick.
+    """
+
+    name: str
+    key: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_identity: bool
+    block: int
+    spare_threads: int
+    task: str
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """What a model has to know to take pictures by itself; None where its image shape says it all."""
+        ...
+
+    def prepare(self, picture: Image) -> Tensor:
+        """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
+        ...
+
+    def features(self, images: Tensor) -> Tensor:
+        """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
+        ...
+
+    def on(self, device: torch.device) -> Extractor:
+        """Itself, or a copy of it on that device."""
+        ...
+
+
+class Pixels:
+    """The identity: a model sees the pictures themselves, uint8 (C, H, W).
+
+    Args:
+        image_size: Height and width that files are scaled to; arrays of images keep theirs.
+        color: Whether files keep their colours; arrays of images always do.
+    """
+
+    name = "pixels"
+    about = None
+    dtype = np.dtype(np.uint8)
+    is_identity = True
+    block = 256
+    spare_threads = 4
+    task = ""
+
+    def __init__(self, image_size: int, color: bool) -> None:
+        self.key: dict[str, Any] = {"image_size": image_size, "color": color}
+        self.image_shape = (3 if color else 1, image_size, image_size)
+        self.shape: tuple[int, ...] = self.image_shape
+
+    def prepare(self, picture: Image) -> Tensor:
+        return to_pixels(picture, self.image_shape)
+
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+    def on(self, device: torch.device) -> Pixels:
+        return self
 
 
 class Backbone(nn.Module):
@@ -57,6 +136,10 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    dtype = np.dtype(np.float32)
+    is_identity = False
+    block = BATCH
+    spare_threads = 0
 
     def __init__(
         self,
@@ -68,6 +151,7 @@ class Backbone(nn.Module):
         image_size: int,
     ) -> None:
         super().__init__()
+        self.name, self.task = name, f"Computing the features of {{}} by {name}"
         self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
         self.resize = resize
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -75,6 +159,7 @@ class Backbone(nn.Module):
         self.eval()
         self.image_shape = (3, image_size, image_size)
         self.num_features = self.features(torch.zeros(1, *self.image_shape, dtype=torch.uint8)).shape[1]
+        self.shape: tuple[int, ...] = (self.num_features,)
         transform = " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split())
         self.about: dict[str, Any] = {
             "name": name,
@@ -83,6 +168,10 @@ class Backbone(nn.Module):
             "weights": _sha256(network),
             "num_features": self.num_features,
         }
+        self.key = self.about
+
+    def on(self, device: torch.device) -> Backbone:
+        return self if self.mean.device == device else copy.deepcopy(self).to(device)
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in evaluation mode: batch normalisation would else make features depend on their batch."""
@@ -107,9 +196,9 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """What `forward` returns, of any number of images, a batch at a time."""
+        """What `forward` returns, of any number of images, a batch at a time, wherever they are."""
         with exact():
-            return torch.cat([self(batch) for batch in torch.split(images, BATCH)])
+            return torch.cat([self(batch.to(self.mean.device)) for batch in torch.split(images, BATCH)])
 
 
 def exact() -> Any:
@@ -124,11 +213,23 @@ def check_name(name: str) -> None:
         InputError: it cannot be.
     """
     library, _, model = name.partition("/")
-    if name not in ("pixels", EMBEDDED) and not (library in HUBS and model):
+    if name not in (Pixels.name, EMBEDDED) and not (library in HUBS and model):
         raise InputError(
             f"`features={name!r}` is not known; use pixels, {EMBEDDED}, torchvision/NAME or timm/NAME, for example "
             "torchvision/resnet18"
         )
+
+
+def extractor(name: str, image_size: int | None, color: bool) -> Extractor:
+    """What `--data.features` means by that name, for images of its own size or of another.
+
+    Args:
+        color: Whether pixels keep their colours; a backbone always sees them.
+
+    Raises:
+        InputError: as `load` raises it.
+    """
+    return Pixels(image_size or PIXEL_SIZE, color) if name == Pixels.name else load(name, image_size)
 
 
 def load(name: str, image_size: int | None = None) -> Backbone:
@@ -167,16 +268,16 @@ def matching(about: Mapping[str, Any]) -> Backbone:
     Raises:
         InputError: the one that can be had here is another, by its weights or by how it wants its pictures.
     """
-    found = load(about["name"])
-    if found.about["image_size"] != about["image_size"]:
-        found = load(about["name"], about["image_size"])
+    backbone = load(about["name"])
+    if backbone.about["image_size"] != about["image_size"]:
+        backbone = load(about["name"], about["image_size"])
     for key, what in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
-        if found.about[key] != about[key]:
+        if backbone.about[key] != about[key]:
             raise InputError(
                 f"the model was trained on features of {about['name']} whose {what} were {about[key]}, and here they "
-                f"are {found.about[key]}; install what it was trained with, or train it again"
+                f"are {backbone.about[key]}; install what it was trained with, or train it again"
             )
-    return found
+    return backbone
 
 
 Made = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]

@@ -11,8 +11,6 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_only
 
-from logreg_lightning.data.loader import TrainLoader
-
 
 class StepBar(TQDMProgressBar):
     """Lightning's bar, counting optimiser steps instead of calls of `training_step`."""
@@ -24,12 +22,12 @@ class StepBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
-        self.train_progress_bar.total = cast(TrainLoader, trainer.train_dataloader).plan.steps_per_epoch
+        self.train_progress_bar.total = cast(Any, trainer.train_dataloader).plan.steps_per_epoch
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         bar = self.train_progress_bar
-        bar.update(cast(TrainLoader, trainer.train_dataloader).steps_done - bar.n)
+        bar.update(cast(Any, trainer.train_dataloader).steps_done - bar.n)
         bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:

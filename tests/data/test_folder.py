@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,10 +15,10 @@ import pytest
 import torch
 from conftest import COLORS, fit, refused, write_pictures
 
-from logreg_lightning.data import folder
 from logreg_lightning.data.dataset import stratified
+from logreg_lightning.data.pictures import read_picture, to_pixels
 from logreg_lightning.datamodule import ImageDataModule
-from logreg_lightning.runtime.files import LOCK
+from logreg_lightning.features import backbones
 
 
 def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,27 +77,32 @@ def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
         assert torch.equal(pixels, torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
 
 
-def test_decodes_once_and_again_when_a_picture_changes(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_pictures_are_decoded_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(Path("pets"), 10)
     decoded = 0
-    decode = folder._decode
 
-    def count(*arguments: object) -> None:
+    def count(*arguments: Any) -> torch.Tensor:
         nonlocal decoded
         decoded += 1
-        decode(*arguments)  # type: ignore[arg-type]
+        return to_pixels(*arguments)
 
-    monkeypatch.setattr(folder, "_decode", count)
-    before = module().data.train.pixels.clone()
-    assert torch.equal(module().data.train.pixels, before) and decoded == 1
+    def cost(**settings: object) -> int:
+        nonlocal decoded
+        decoded = 0
+        pixels, paths = module(**settings).data.train.pixels, sorted(Path("pets").rglob("*.*"))
+        assert [to_pixels(read_picture(path), pixels.shape[1:]).tolist() for path in paths] == pixels.tolist()
+        return decoded
+
+    monkeypatch.setattr(backbones, "to_pixels", count)
+    assert (cost(), cost()) == (20, 0)
     os.utime("pets/cats/3.png", (1, 1))
-    module()
-    assert decoded == 2
+    Path("pets/cats/4.jpg").rename("pets/dogs/moved.jpg")
+    shutil.copy("pets/cats/5.png", "pets/dogs/copied.png")
     Path("pets/dogs/3.png").unlink()
-    assert len(module().data.train) == 19 and decoded == 3
-    module(color=True)
-    assert decoded == 4
-    assert len({path.name for path in Path("data/decoded").iterdir()} - {LOCK}) == 1
+    assert cost() == 0
+    PIL.Image.new("L", (30, 20), 77).save("pets/dogs/5.png")
+    assert cost() == 1
+    assert (cost(color=True), cost(), cost(color=True)) == (19, 0, 0)  # one is there twice
 
 
 def test_rare_classes_are_reported(workdir: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
 
+from logreg_lightning.data import idx as idx_files
 from logreg_lightning.data import named
 from logreg_lightning.data.idx import read_idx
 from logreg_lightning.errors import InputError
@@ -133,14 +134,14 @@ def test_any_bytes_are_right_values_or_refused(tmp_path: Path, data: st.DataObje
     file = tmp_path / "any"
     file.write_bytes(content)
     try:
-        found = read_idx(file)
+        values = read_idx(file)
     except InputError as error:
         assert str(file) in str(error) and "\n" not in str(error)
     else:
         size = 4 if content[2] == 0x0C else 1
         offset = 4 + 4 * content[3]
-        assert content[offset:] == found.numpy().astype(">i4" if size == 4 else np.uint8).tobytes()
-        assert np.array(found.shape, ">u4").tobytes() == content[4:offset]
+        assert content[offset:] == values.numpy().astype(">i4" if size == 4 else np.uint8).tobytes()
+        assert np.array(values.shape, ">u4").tobytes() == content[4:offset]
 
 
 @pytest.mark.parametrize(
@@ -193,10 +194,10 @@ def test_packed_files_are_unpacked_again_when_they_change(tmp_path: Path) -> Non
         write_folder(tmp_path / "mine", True, labels)
         for file in (tmp_path / "mine").iterdir():
             os.utime(file, (labels + 1_900_000_000, labels + 1_900_000_000))
-        named.prepare(str(tmp_path / "mine"), tmp_path / "data")
-        loaded = named.load(str(tmp_path / "mine"), tmp_path / "data")
+        idx_files.prepare(tmp_path / "mine", tmp_path / "data")
+        loaded = idx_files.load(tmp_path / "mine", tmp_path / "data")
         write_folder(tmp_path / "raw", False, labels)
-        assert torch.equal(loaded.train.pixels, named.load(str(tmp_path / "raw"), tmp_path).train.pixels)
+        assert torch.equal(loaded.train.pixels, idx_files.load(tmp_path / "raw", tmp_path).train.pixels)
         del loaded  # Windows replaces no file that is mapped
 
 
@@ -210,7 +211,7 @@ def test_images_stay_in_their_file(tmp_path: Path) -> None:
         with (tmp_path / "mine" / name).open("wb") as file:
             file.write(header)
             file.truncate(len(header) + math.prod(shape))
-    loaded = named.load(str(tmp_path / "mine"), tmp_path)
+    loaded = idx_files.load(tmp_path / "mine", tmp_path)
     assert loaded.train.pixels.shape == (count, 1, 28, 28)
     pixels, labels = loaded.train.take(torch.tensor([0, count - 1], dtype=torch.int32))
     assert pixels.shape == (2, 1, 28, 28) and labels.dtype == torch.int64

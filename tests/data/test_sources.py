@@ -12,15 +12,15 @@ from conftest import COLORS, write_pictures
 
 from logreg_lightning.data import npy
 from logreg_lightning.data.named import load
-from logreg_lightning.data.sources import Source
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.backbones import EMBEDDED
+from logreg_lightning.features.view import View
 
 ROOT = Path("data")
 
 
-def source(dataset: str, features: str = "pixels") -> Source:
-    return Source(dataset, ROOT, "auto", False, features)
+def source(dataset: str, features: str = "pixels") -> View:
+    return View(dataset, ROOT, "auto", False, features)
 
 
 def write_features(folder: Path) -> None:
@@ -40,15 +40,11 @@ def test_a_data_set_that_is_not_known(workdir: Path, features: str) -> None:
 def test_what_is_learnt_from_and_how_it_is_split(workdir: Path) -> None:
     write_pictures(Path("pets"), 2)
     write_features(Path("mine"))
-    found = {(dataset, features): source(dataset, features) for dataset in ("mnist", "pets") for features in ("pixels",
-             EMBEDDED)}  # fmt: skip
-    assert {key: (of.what, of.is_stratified) for key, of in found.items()} == {
-        ("mnist", "pixels"): ("pixels", False),
-        ("mnist", EMBEDDED): (EMBEDDED, False),
-        ("pets", "pixels"): ("pixels", True),
-        ("pets", EMBEDDED): (EMBEDDED, True),
-    }
-    assert (source("mine").what, source("mine").is_stratified) == ("npy", True)
+    for dataset, is_stratified in (("mnist", False), ("pets", True)):
+        for features in ("pixels", EMBEDDED):
+            view = source(dataset, features)
+            assert (view.what, view.source.is_stratified) == (features, is_stratified)
+    assert (source("mine").what, source("mine").source.is_stratified) == ("npy", True)
     with pytest.raises(InputError, match=f"`dataset='mine'` holds features already; leave `features='{EMBEDDED}'` out"):
         source("mine", EMBEDDED)
 
@@ -56,9 +52,9 @@ def test_what_is_learnt_from_and_how_it_is_split(workdir: Path) -> None:
 @pytest.mark.parametrize("features", ["pixels", EMBEDDED])
 def test_examples_are_spread_over_a_folder_and_readable(workdir: Path, features: str) -> None:
     write_pictures(Path("pets"), 10)
-    found = source("pets", features).examples(4)
-    assert len(found) == 4
-    for picture, color in zip(found, [COLORS["cats"]] * 2 + [COLORS["dogs"]] * 2, strict=True):
+    pictures = source("pets", features).examples(4)
+    assert len(pictures) == 4
+    for picture, color in zip(pictures, [COLORS["cats"]] * 2 + [COLORS["dogs"]] * 2, strict=True):
         assert np.abs(np.asarray(picture).mean((0, 1)) - color).max() < 20
     for path in Path("pets/dogs").iterdir():
         path.write_bytes(b"no picture")
@@ -69,6 +65,6 @@ def test_examples_of_images_are_the_first_and_of_features_none(workdir: Path) ->
     write_features(Path("mine"))
     assert source("mine").examples(3) == []
     pixels = load("mnist", ROOT).train.pixels
-    found = source("mnist", EMBEDDED).examples(3)
-    assert torch.equal(torch.from_numpy(np.stack([np.asarray(picture) for picture in found])), pixels[:3, 0])
-    assert all(isinstance(picture, PIL.Image.Image) for picture in found)
+    pictures = source("mnist", EMBEDDED).examples(3)
+    assert torch.equal(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])), pixels[:3, 0])
+    assert all(isinstance(picture, PIL.Image.Image) for picture in pictures)

@@ -153,17 +153,20 @@ def test_it_stays_frozen_whatever_it_is_part_of(photos: list[Image]) -> None:
 LAST = {"resnet18": "fc", "mobilenet_v3_small": "classifier.3", "swin_t": "head", "vit_b_32": "heads.head"}
 
 
-@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize(("name", "image_size"), [*((name, None) for name in LAST), ("resnet18", 96)])
 def test_torchvisions_are_their_networks_without_the_last_layer(
-    random_networks: dict[str, Any], photos: list[Image], name: str
+    random_networks: dict[str, Any], photos: list[Image], name: str, image_size: int | None
 ) -> None:
-    found = features_of(load(f"torchvision/{name}"), photos)
+    backbone = load(f"torchvision/{name}", image_size)
+    features = features_of(backbone, photos)
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    assert random_networks["weights"] is weights
-    network, preset = random_networks["network"], weights.transforms()
+    assert random_networks["weights"] is weights and image_size in (None, backbone.about["image_size"])
+    # Another size scales as much around the middle.
+    other = {} if image_size is None else {"crop_size": image_size, "resize_size": round(256 * image_size / 224)}
+    network, preset = random_networks["network"], weights.transforms(**other)
     images = torch.stack([preset(photo.convert("RGB")) for photo in photos])
     expected = last_linears_input(network, network.get_submodule(LAST[name]), images)
-    assert_same_features(found, expected)
+    assert_same_features(features, expected)
 
 
 @pytest.mark.parametrize("image_size", [None, 64])
@@ -179,20 +182,6 @@ def test_timms_are_their_networks_without_the_last_layer(
     assert_same_features(features_of(backbone, photos), expected)
 
 
-def test_another_image_size_scales_as_much_around_the_middle(
-    random_networks: dict[str, Any], photos: list[Image]
-) -> None:
-    backbone = load("torchvision/resnet18", 96)
-    preset = torchvision.models.get_model_weights("resnet18").DEFAULT.transforms(
-        crop_size=96, resize_size=round(256 * 96 / 224)
-    )
-    images = torch.stack([preset(photo.convert("RGB")) for photo in photos])
-    network = random_networks["network"]
-    expected = last_linears_input(network, network.fc, images)
-    assert_same_features(features_of(backbone, photos), expected)
-    assert backbone.about["image_size"] == 96
-
-
 def test_an_image_size_that_does_not_suit_is_named(
     random_networks: dict[str, Any], workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,9 +191,7 @@ def test_an_image_size_that_does_not_suit_is_named(
     refused([*flags, f"--data.features={name}"], "--data.image_size 64 does not suit", capsys)
     with pytest.raises(InputError, match="`image_size=5` does not suit timm/test_vit"):
         load("timm/test_vit", 5)
-
-
-def test_an_image_size_that_timm_refuses_while_it_makes_the_network(random_networks: dict[str, Any]) -> None:
+    # timm refuses it while it makes the network.
     with pytest.raises(InputError, match="`image_size=100` does not suit timm/xcit_nano_12_p8_224"):
         load("timm/xcit_nano_12_p8_224", 100)
 
@@ -212,7 +199,6 @@ def test_an_image_size_that_timm_refuses_while_it_makes_the_network(random_netwo
 def test_any_picture_is_prepared(photos: list[Image]) -> None:
     backbone, transform = load(EMBEDDED), timms_transform("tf_efficientnet_lite0", 224)
     normalised = (backbone.prepare(photos[0]).float() / 255 - backbone.mean) / backbone.std
-    # Three operations on values up to 1, the last a division by a deviation of 1/2.
     torch.testing.assert_close(normalised, transform(photos[0]), atol=4 * EPS, rtol=0)
     for size in ((1, 1), (20, 1), (1, 20), (3000, 2), (5, 4000)):
         picture = PIL.Image.effect_noise(size, 100).convert("RGB")
@@ -327,57 +313,33 @@ def saved(content: object) -> bytes:
     return file.getvalue()
 
 
-def other_tensors(real: dict[str, Tensor]) -> object:
-    return {"weight": torch.zeros(3), "bias": torch.zeros(3)}
+SPOILT: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "other tensors": lambda real: {"weight": torch.zeros(3), "bias": torch.zeros(3)},
+    "one less": lambda real: dict(list(real.items())[1:]),
+    "another shape": lambda real: {name: v[..., :1] if name == "_bn1.weight" else v for name, v in real.items()},
+    "a list": lambda real: list(real.values()),
+    "code": lambda real: {**real, "_fc.more": Code()},
+    "empty": lambda real: b"",
+    "garbage": lambda real: b"garbage" * 100,
+    "cut": lambda real: saved(real)[:1_000_000],
+    "gone": lambda real: None,
+}
 
 
-def one_less(real: dict[str, Tensor]) -> object:
-    return dict(list(real.items())[1:])
-
-
-def one_of_another_shape(real: dict[str, Tensor]) -> object:
-    return {name: value[..., :1] if name == "_bn1.weight" else value for name, value in real.items()}
-
-
-def a_list(real: dict[str, Tensor]) -> object:
-    return list(real.values())
-
-
-def code(real: dict[str, Tensor]) -> object:
-    return {**real, "_fc.more": Code()}
-
-
-@pytest.mark.parametrize("spoil", [other_tensors, one_less, one_of_another_shape, a_list, code])
+@pytest.mark.parametrize("kind", SPOILT)
 def test_weights_that_do_not_fit_are_refused_and_no_code_runs(
-    made_anew: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    spoil: Callable[[dict[str, Tensor]], object],
+    made_anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    real = torch.load(MODEL_FILE.get_model_file_path(), weights_only=True)
-    refused_weights(tmp_path / "weights.pth", saved(spoil(real)), monkeypatch)
-    assert not Path("ran").exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, None])
-def test_damaged_weights_are_refused(
-    made_anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
-) -> None:
-    cut = Path(MODEL_FILE.get_model_file_path()).read_bytes()[:1_000_000]
-    refused_weights(tmp_path / "weights.pth", cut if content is None else content, monkeypatch)
-    (tmp_path / "weights.pth").unlink()
-    with pytest.raises(InputError, match=r"weights\.pth"):
-        load(EMBEDDED)
-
-
-def refused_weights(file: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_bytes(content)
+    file = tmp_path / "weights.pth"
+    content = SPOILT[kind](torch.load(MODEL_FILE.get_model_file_path(), weights_only=True))
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else saved(content))
     monkeypatch.setattr(MODEL_FILE, "get_model_file_path", staticmethod(lambda: str(file)))
     with pytest.raises(InputError) as caught:
         load(EMBEDDED)
     assert str(caught.value).startswith(f"{file} does not hold the weights of {EMBEDDED} (")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not Path("ran").exists()
 
 
 def test_a_model_gets_only_the_backbone_it_was_trained_with(random_networks: dict[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""A data set as a model sees it: a source's pictures, through pixels or a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from logreg_lightning.data.dataset import Dataset, Source
+from logreg_lightning.data.sources import source_of
+from logreg_lightning.errors import InputError
+from logreg_lightning.features import backbones
+from logreg_lightning.features.backbones import Extractor
+from logreg_lightning.features.cache import Cache
+from logreg_lightning.features.extract import extract, extracted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class View:
+    """A data set by its settings, as `ImageDataModule` explains them.
+
+    Raises:
+        InputError: the data set or the backbone is not known, or they do not go together.
+    """
+
+    dataset: str
+    root: Path
+    image_size: int | str
+    color: bool
+    features: str
+
+    def __post_init__(self) -> None:
+        backbones.check_name(self.features)
+        if self.source.holds_features and self.features != backbones.Pixels.name:
+            raise InputError(
+                f"`dataset={self.dataset!r}` holds features already; leave `features={self.features!r}` out"
+            )
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """Where the pictures come from."""
+        return source_of(self.dataset, self.root)
+
+    @property
+    def what(self) -> str:
+        """What a model learns from: pixels, features of a backbone by its name, or those of .npy files."""
+        return "npy" if self.source.holds_features else self.features
+
+    def prepare(self, devices: Sequence[torch.device], workers: int) -> None:
+        """Fetches and unpacks files, and makes values of pictures on the devices, unless that is done already.
+
+        Raises:
+            InputError: something is missing, damaged, or cannot be written.
+        """
+        extractor = self._extractor()  # refused before anything is written
+        self.source.prepare()
+        for key, pictures in self.source.pictures.items():
+            if pictures.pixels is None or not extractor.is_identity:
+                extract(Cache(self.root, key, extractor), pictures, extractor, devices, workers)
+
+    def load(self) -> Dataset:
+        """The data set; `prepare` must have been called.
+
+        Raises:
+            InputError: its files are damaged or do not belong together.
+        """
+        extractor = self._extractor()
+        parts: list[tuple[Tensor, list[int]]] = []
+        for key, pictures in self.source.pictures.items():
+            pixels = pictures.pixels if extractor.is_identity else None
+            parts.append((pixels, []) if pixels is not None else extracted(Cache(self.root, key, extractor), pictures))
+        return dataclasses.replace(self.source.dataset(parts), backbone=extractor.about)
+
+    def examples(self, number: int) -> list[Image]:
+        """As `Source` has them."""
+        return self.source.examples(number)
+
+    def _extractor(self) -> Extractor:
+        size = None if isinstance(self.image_size, str) else self.image_size
+        return backbones.extractor(self.features, size, self.color)

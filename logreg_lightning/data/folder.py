@@ -129,7 +129,7 @@ class FolderSource:
         ((values, unreadable),) = parts
         files, classes = self.layout.files, self.layout.classes
         all_labels = torch.tensor([label for _, _, label in files])
-        images = Images(values, all_labels, self._files.look)
+        images = Images(values, all_labels, self._files)
         is_readable = torch.ones(len(files), dtype=torch.bool)
         is_readable[list(unreadable)] = False
         readable = is_readable.nonzero().flatten()
@@ -222,7 +222,7 @@ class FilePictures:
             raise InputError(f"{path} has just changed; begin again once it no longer does")
         return read_picture(io.BytesIO(data))
 
-    def look(self, indices: Tensor, size: int) -> Tensor:
+    def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         """uint8 (n, 3, size, size), for a person to see; black where a file is gone."""
         pictures = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
 

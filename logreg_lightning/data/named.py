@@ -49,7 +49,7 @@ def prepare(name: str, root: Path) -> None:
     kind = _torchvision_class(name)
     raw = root / kind.__name__ / "raw"
     if not _all_there(kind, raw):
-        with writing(root, or_else=True):
+        with writing(root, suggest_digits=True):
             raw.mkdir(parents=True, exist_ok=True)
             with locked(root, wait=True):
                 if not _all_there(kind, raw):

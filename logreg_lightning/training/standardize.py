@@ -68,8 +68,8 @@ class Standardizer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What one pass over the training images tells.
+class TrainingStatistics:
+    """What is known after one pass over the training images.
 
     Attributes:
         count: Number of images.
@@ -95,7 +95,7 @@ def to_floats(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def survey(batches: Iterable[Sequence[Tensor]], num_classes: int) -> Survey:
+def training_statistics(batches: Iterable[Sequence[Tensor]], num_classes: int) -> TrainingStatistics:
     """Looks once at each batch of images (N, ...), uint8 or float in [0, 1], and labels (N,).
 
     Sums are float64, merged batch by batch (Chan, Golub, LeVeque 1983, Algorithms for Computing the Sample Variance).
@@ -126,7 +126,7 @@ def survey(batches: Iterable[Sequence[Tensor]], num_classes: int) -> Survey:
     overall = (variance.mean() + mean.var(correction=0)).sqrt()  # of all values together
     deviation = torch.maximum(variance.sqrt(), FLOOR * overall)
     scale = torch.where(deviation > 0, 1 / deviation, 1.0)  # all images are equal: nothing to scale
-    return Survey(count, class_counts, mean, scale, sample, labels_of_sample)
+    return TrainingStatistics(count, class_counts, mean, scale, sample, labels_of_sample)
 
 
 def _moments(chunk: Tensor) -> tuple[Tensor, Tensor]:

@@ -179,6 +179,12 @@ def content_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def stat_of(file: Path) -> list[int]:
+    """What changes whenever a file does: its size, and when it and its entry were last written."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
 @contextlib.contextmanager
 def writing(folder: Path, suggest_digits: bool = False) -> Iterator[None]:
     """Says in one sentence that something in the folder cannot be written, and whether digits would need no file.

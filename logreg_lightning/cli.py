@@ -86,9 +86,7 @@ def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
     settings.threads = None  # `fit` takes the run's where the run goes on in one process
-    for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
-        settings[key] = value
-    return settings
+    return settings.update(parser.parse_args(argv, defaults=False))
 
 
 def _end(parser: ArgumentParser, status: int, sentence: str) -> None:

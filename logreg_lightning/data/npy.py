@@ -52,10 +52,10 @@ def _images(features_file: Path, labels_file: Path) -> Images:
     features, labels = _read(features_file), _read(labels_file)
     if features.dtype not in (np.float16, np.float32, np.float64) or features.ndim != 2 or not features.size:
         raise InputError(
-            f"{features_file} holds {_what(features)}, not features (rows, features) of float16, float32 or float64"
+            f"{features_file} holds {_type_of(features)}, not features (rows, features) of float16, float32 or float64"
         )
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InputError(f"{labels_file} holds {_what(labels)}, not labels (rows,) of integers")
+        raise InputError(f"{labels_file} holds {_type_of(labels)}, not labels (rows,) of integers")
     if len(features) != len(labels):
         raise InputError(f"{features_file} has {len(features)} rows, but {labels_file} {len(labels)} labels")
     values = map_read_only(features)
@@ -86,7 +86,7 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
     return values
 
 
-def _what(values: np.ndarray[Any, Any]) -> str:
+def _type_of(values: np.ndarray[Any, Any]) -> str:
     return f"{values.dtype} {values.shape}"
 
 

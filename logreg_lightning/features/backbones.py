@@ -15,7 +15,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,9 +31,6 @@ EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights come in a package; Apache-2.0, trained on ImageNet by the authors of EfficientNet
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite)."""
 
-HUBS = ("torchvision", "timm")
-"""Libraries whose backbones are named `LIBRARY/NAME`; their weights are downloaded."""
-
 BATCH = 16
 """Pictures that a backbone looks at together. Another number changes features by rounding."""
 
@@ -44,50 +41,23 @@ PIXEL_SIZE = 28
 """Height and width that pictures are scaled to where nothing else is said."""
 
 
-class Extractor(Protocol):
-    """What turns pictures into a model's input.
-
-    Attributes:
-        name: As `--data.features` names it.
-        key: What decides a picture's values, in plain types.
-        image_shape: (C, H, W) of prepared pictures, C 1 or 3.
-        shape, dtype: Of a picture's values.
-        is_identity: Whether images in an array are their own values.
-        block: Pictures that are worth a file of their own while others are computed.
-        spare_threads: Beyond one a core, where threads wait for files more than they compute.
-        task: What is said when it begins; empty where it is quick.
-    """
-
-    name: str
-    key: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_identity: bool
-    block: int
-    spare_threads: int
-    task: str
-
-    @property
-    def about(self) -> dict[str, Any] | None:
-        """What a model has to know to take pictures by itself; None where its image shape says it all."""
-
-    def prepare(self, picture: Image) -> Tensor:
-        """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
-
-    def features(self, images: Tensor) -> Tensor:
-        """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
-
-    def on(self, device: torch.device) -> Extractor:
-        """Itself, or a copy of it on that device."""
-
-
 class Pixels:
     """The identity: a model sees the pictures themselves, uint8 (C, H, W).
 
     Args:
         image_size: Height and width that files are scaled to; arrays of images keep theirs.
         color: Whether files keep their colours; arrays of images always do.
+
+    Attributes:
+        name: As `--data.features` names it.
+        key: What decides a picture's values, in plain types.
+        about: What a model has to know to take pictures by itself; None where its image shape says it all.
+        image_shape: (C, H, W) of prepared pictures, C 1 or 3.
+        shape, dtype: Of a picture's values.
+        is_identity: Whether images in an array are their own values.
+        block: Pictures that are worth a file of their own while others are computed.
+        spare_threads: Beyond one a core, where threads wait for files more than they compute.
+        task: What is said when it begins; empty where it is quick.
     """
 
     name = "pixels"
@@ -104,17 +74,20 @@ class Pixels:
         self.shape: tuple[int, ...] = self.image_shape
 
     def prepare(self, picture: Image) -> Tensor:
+        """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
         return to_pixels(picture, self.image_shape)
 
     def features(self, images: Tensor) -> Tensor:
+        """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
         return images
 
     def on(self, device: torch.device) -> Pixels:
+        """Itself, or a copy of it on that device."""
         return self
 
 
 class Backbone(nn.Module):
-    """A frozen network, always in evaluation mode, and how it wants its pictures.
+    """A frozen network, always in evaluation mode, and how it wants its pictures; used as `Pixels` is.
 
     Args:
         network: Features, float (N, ...), of normalised images, float32 (N, 3, H, W).
@@ -172,7 +145,6 @@ class Backbone(nn.Module):
         return self
 
     def prepare(self, picture: Image) -> Tensor:
-        """uint8 (3, H, W) of a picture in mode L or RGB, of any size."""
         import PIL.ImageOps
 
         longest = LONGEST * min(picture.size)  # scaled by its short side, a line would be huge
@@ -194,6 +166,10 @@ class Backbone(nn.Module):
             return torch.cat([self(batch.to(self.mean.device)) for batch in torch.split(images, BATCH)])
 
 
+Extractor = Pixels | Backbone
+"""What turns pictures into a model's input."""
+
+
 def exact() -> Any:
     """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
@@ -206,7 +182,7 @@ def check_name(name: str) -> None:
         InputError: it cannot be.
     """
     library, _, model = name.partition("/")
-    if name not in (Pixels.name, EMBEDDED) and not (library in HUBS and model):
+    if name not in (Pixels.name, EMBEDDED) and not (library in ("torchvision", "timm") and model):
         raise InputError(
             f"`features={name!r}` is not known; use pixels, {EMBEDDED}, torchvision/NAME or timm/NAME, for example "
             "torchvision/resnet18"
@@ -252,10 +228,10 @@ def matching(about: Mapping[str, Any]) -> Backbone:
     backbone = load(about["name"])
     if backbone.about["image_size"] != about["image_size"]:
         backbone = load(about["name"], about["image_size"])
-    for key, what in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
+    for key, name in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
         if backbone.about[key] != about[key]:
             raise InputError(
-                f"the model was trained on features of {about['name']} whose {what} were {about[key]}, and here they "
+                f"the model was trained on features of {about['name']} whose {name} were {about[key]}, and here they "
                 f"are {backbone.about[key]}; install what it was trained with, or train it again"
             )
     return backbone

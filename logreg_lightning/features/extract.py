@@ -120,9 +120,7 @@ def _compute(
     workers: int,
 ) -> None:
     """Writes a part for each block, together with all other processes that do the same."""
-    row_of: dict[str, int] = {}
-    for row, content in enumerate(pictures.contents):
-        row_of.setdefault(content, row)
+    row_of = {content: row for row, content in enumerate(pictures.contents)}
     copies = [extractor.on(device) for device in devices]
     turns = [threading.Lock() if device.type != "cpu" else contextlib.nullcontext() for device in devices]
     guard, stopped, version = threading.Lock(), threading.Event(), cache.version()
@@ -156,7 +154,7 @@ def _compute(
                         compute(block, device)
                     with guard:
                         left.remove(block)
-                        bar.add(len(block))
+                        progress.add(len(block))
         except FileNotFoundError:  # and has removed them
             stopped.set()
         except BaseException:
@@ -166,7 +164,8 @@ def _compute(
     left = [block for block in blocks if cache.part(block) is None]
     if not left:
         return
-    with _Progress(sum(map(len, left)), extractor.task) as bar, ThreadPoolExecutor(workers) as pool:
+    progress = _Progress(sum(map(len, left)), extractor.task)
+    with contextlib.closing(progress.bar), ThreadPoolExecutor(workers) as pool:
         for wait in (False, True):
             queue = iter(list(left))
             futures = [pool.submit(work, k % len(devices), queue, wait) for k in range(workers)]
@@ -189,12 +188,6 @@ class _Progress:
         if task:
             say(task.format(f"{total:,} picture{'s' if total > 1 else ''}"))
         self.bar = tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
 
     def add(self, pictures: int) -> None:
         self.done += pictures

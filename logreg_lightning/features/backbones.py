@@ -87,7 +87,7 @@ class Pixels:
 
 
 class Backbone(nn.Module):
-    """A frozen network, always in evaluation mode, and how it wants its pictures; used as `Pixels` is.
+    """A frozen network, always in evaluation mode, and how it wants its pictures; it has what `Pixels` has.
 
     Args:
         network: Features, float (N, ...), of normalised images, float32 (N, 3, H, W).

@@ -288,19 +288,16 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> _Parts:
     return network, _Steps(steps[:end]), config["mean"], config["std"], config["input_size"][-1]
 
 
-class _Steps:
+class _Steps(tuple[Callable[["Image"], "Image"], ...]):
     """Transforms of pictures, one after the other."""
 
-    def __init__(self, steps: Sequence[Callable[[Image], Image]]) -> None:
-        self.steps = steps
-
     def __call__(self, picture: Image) -> Image:
-        for step in self.steps:
+        for step in self:
             picture = step(picture)
         return picture
 
     def __repr__(self) -> str:
-        return ", ".join(map(repr, self.steps))
+        return ", ".join(map(repr, self))
 
 
 def _torchvision(name: str, image_size: int | None) -> _Parts:

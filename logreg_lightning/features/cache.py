@@ -98,7 +98,7 @@ class Cache:
         Raises:
             BlockingIOError: another process computes it and `wait` is false.
         """
-        return locked(self.parts, wait, f"{_name(block)}.lock")
+        return locked(self.parts, wait, self._file(block).with_suffix(".lock").name)
 
     def part(self, block: Block) -> tuple[Array, Array] | None:
         """A block's values (n, *shape), and which are of pictures, bool (n,); None where there is no whole file."""
@@ -113,7 +113,7 @@ class Cache:
         np.savez(self._file(block), values=values, readable=readable)
 
     def _file(self, block: Block) -> Path:
-        return self.parts / f"{_name(block)}.npz"
+        return self.parts / f"{content_of(''.join(block).encode())}.npz"
 
     def assemble(self, contents: Sequence[str], old: Rows | None, blocks: Sequence[Block]) -> None:
         """Writes a new file of values, from the old rows and from the blocks' parts, in place of the old one.
@@ -151,10 +151,6 @@ class Cache:
                 with contextlib.suppress(OSError):  # on Windows as long as another process maps it
                     other.unlink()
         shutil.rmtree(self.parts, ignore_errors=True)
-
-
-def _name(block: Block) -> str:
-    return content_of("".join(block).encode())
 
 
 def _reserve(file: Path) -> None:

@@ -20,18 +20,14 @@ class Metrics(MetricCollection):
 
     # Private in name alone: torch's way for a module to take part in `to`, which Lightning calls on the whole model.
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        return self if _has_no_float64(fn(torch.empty(0))) else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return self if fn(torch.empty(0)).device.type == "mps" else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         super().update(*map(_with_float64, args), **{name: _with_float64(value) for name, value in kwargs.items()})
 
 
-def _has_no_float64(tensor: Tensor) -> bool:
-    return tensor.device.type == "mps"
-
-
 def _with_float64(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) and _has_no_float64(value) else value
+    return value.cpu() if isinstance(value, Tensor) and value.device.type == "mps" else value
 
 
 class CrossEntropy(Metric):

@@ -105,14 +105,7 @@ def write_figures(model: LogisticRegression, data: ImageDataModule, folder: Path
 @torch.inference_mode()
 def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
     """A split's metrics by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
-    from torchmetrics import MetricCollection
-    from torchmetrics.classification import (
-        MulticlassAccuracy,
-        MulticlassConfusionMatrix,
-        MulticlassF1Score,
-        MulticlassPrecision,
-        MulticlassRecall,
-    )
+    from torchmetrics import MetricCollection, classification
 
     from logreg_lightning.training.metrics import compute
 
@@ -120,11 +113,11 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
     kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     more = MetricCollection(
         {
-            "top3_accuracy": MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
-            "precision": MulticlassPrecision(average=None, **kwargs),
-            "recall": MulticlassRecall(average=None, **kwargs),
-            "f1": MulticlassF1Score(average=None, **kwargs),
-            "confusion": MulticlassConfusionMatrix(**kwargs),
+            "top3_accuracy": classification.MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
+            "precision": classification.MulticlassPrecision(average=None, **kwargs),
+            "recall": classification.MulticlassRecall(average=None, **kwargs),
+            "f1": classification.MulticlassF1Score(average=None, **kwargs),
+            "confusion": classification.MulticlassConfusionMatrix(**kwargs),
         },
         compute_groups=False,
     )

@@ -162,7 +162,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._loaded
 
     @property
-    def watches_test(self) -> bool:
+    def validates_on_test(self) -> bool:
         """Whether there is no validation set, so that the test set takes its place during training."""
         return not len(self.val_indices)
 
@@ -170,7 +170,7 @@ class ImageDataModule(L.LightningDataModule):
         """Name and sizes, and what else should be read, a line each."""
         val = (
             f"{len(self.val_indices):,} validation"
-            if not self.watches_test
+            if not self.validates_on_test
             else "no validation images: the test set is watched during training, so it is not unseen"
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
@@ -217,7 +217,7 @@ class ImageDataModule(L.LightningDataModule):
         return EvalLoader(self.data.train, self.train_indices)
 
     def val_dataloader(self) -> EvalLoader:
-        if self.watches_test:
+        if self.validates_on_test:
             return self.test_dataloader()
         return EvalLoader(self._resident(self.data.train), self.val_indices, *self._rank_and_world_size())
 

@@ -146,7 +146,7 @@ def sweep(
     may_change = runs.MAY_CHANGE - {"max_epochs", "max_steps"}
     with Experiment("sweep", data, given, {**hyperparameters, **written}, found, may_change, verbose) as experiment:
         images = experiment.prepare_data()
-        if images.watches_test:
+        if images.validates_on_test:
             raise InputError(
                 f"`val_size={images.val_size}` leaves no validation images, by which a sweep chooses; use a larger one"
             )

@@ -74,12 +74,8 @@ class TrainLoader:
         world_size: int = 1,
         plain: bool = False,
     ) -> None:
-        self.images = images
-        self.plain = plain
-        self.indices = indices
-        self.batch_size = batch_size
-        self.plan = plan
-        self.seed = seed
+        self.images, self.indices, self.plan = images, indices, plan
+        self.batch_size, self.seed, self.plain = batch_size, seed, plain
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.steps_done = 0

@@ -217,7 +217,7 @@ def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Count
         expected = torch.from_numpy(np.stack([expected_of(picture) for picture in pictures])).float()
         torch.testing.assert_close(images.pixels, expected, **NEAR)
         assert torch.equal(images.labels, before.labels) and len(set(images.labels.tolist())) > 2
-        shown = images.pictures(torch.tensor([5, 2], dtype=torch.int32), 64)
+        shown = images.thumbnails(torch.tensor([5, 2], dtype=torch.int32), 64)
         assert shown is not None and torch.equal(shown, before.pixels[[5, 2]])
         different += len({bytes(image.numpy().tobytes()) for image in before.pixels})
     assert counter.count() <= different  # digits has images twice
@@ -1021,7 +1021,7 @@ def test_pictures_of_files_that_are_gone_are_black(counter: Counter) -> None:
     pets(3)
     images = prepared().train
     Path("pets/cats/001.png").unlink()
-    shown = images.pictures(torch.tensor([0, 1], dtype=torch.int32), 16)
+    shown = images.thumbnails(torch.tensor([0, 1], dtype=torch.int32), 16)
     assert shown is not None and shown.shape == (2, 3, 16, 16)
     assert shown[0].float().mean() > 50 and shown[1].max() == 0
 

@@ -95,7 +95,7 @@ def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: p
 
 def test_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit("--data.dataset=mnist", "--max_epochs=1")
-    monkeypatch.setattr(initialize, "survey", lambda *_: pytest.fail("the checkpoint has all that is needed"))
+    monkeypatch.setattr(initialize, "training_statistics", lambda *_: pytest.fail("the checkpoint has all it needs"))
     fit("--resume=last", "--max_epochs=2")
 
 

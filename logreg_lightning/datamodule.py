@@ -76,7 +76,7 @@ class ImageDataModule(L.LightningDataModule):
                 raise InputError(f"`{name}` must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
-        # They go into each checkpoint, so as plain types: `weights_only` loads no Path, say.
+        # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
         self.save_hyperparameters()
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
@@ -267,7 +267,7 @@ class ImageDataModule(L.LightningDataModule):
         return {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, **self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seed = state.get("seed")  # after `setup`, before `train_dataloader`: Lightning's order
+        self._seed = state.get("seed")  # Lightning loads it after `setup`, before it asks for a loader
 
     def test_labels(self) -> Tensor:
         """int64 (N,)."""

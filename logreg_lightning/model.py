@@ -163,7 +163,7 @@ class LogisticRegression(ImageClassifier):
         return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        # Lightning would replace a callback of the same type by one returned here, and call it last.
+        # Lightning replaces a callback of the same type with one returned here, and moves it to the end.
         given = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         return [kind() for kind in (TrainingCurve, Initialization, Calibration) if kind not in given]
 

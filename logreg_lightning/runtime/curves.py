@@ -78,7 +78,7 @@ class TrainingCurve(L.Callback):
         self.sums, self.images = [], []
         self.plan = Plan.in_training(trainer)
         if self.plan.val_interval is not None:
-            # Lightning counts calls; it sets this before `on_train_start`, which may set it again.
+            # Lightning counts calls. It set this before `on_train_start`, so what is set here stays.
             trainer.val_check_batch = self.plan.val_interval // self.plan.steps_per_call
 
     def on_train_batch_end(

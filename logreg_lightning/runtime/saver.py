@@ -20,7 +20,7 @@ from logreg_lightning.runtime.plan import Plan
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A trainer's plugin for all its checkpoints: written whole or not at all, read with their checksums compared."""
+    """Plugin for all of a trainer's checkpoints: written whole or not at all, read with their checksums compared."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         content = io.BytesIO()

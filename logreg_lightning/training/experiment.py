@@ -147,8 +147,7 @@ class Experiment:
     def describe(self, models: int = 1) -> None:
         """Says on what data and on what device so many models at once are trained, and chooses the threads.
 
-        These are as given; or, of one process on the CPU, those that the training began with, or as many as a step is
-        worth.
+        Where none are given, one process on the CPU takes those that it began with, or as many as a step is worth.
         """
         say(self.data.describe())
         device, world_size = self.machine.strategy.root_device.type, self.machine.world_size
@@ -208,7 +207,7 @@ class Experiment:
         assert self.folder is not None
         resume = (checkpoint if self.kind == "version" else None) or self.folder
         with processes.starting_others(trainer.strategy.launcher, resume, peer_exited_message(self.folder)):
-            # Not ckpt_path="last": Lightning looks for that only where the new run saves, else trains from scratch.
+            # Not ckpt_path="last": Lightning looks for it only where the new run saves, and else trains from scratch.
             trainer.fit(module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
     # The end of a run.
@@ -344,7 +343,7 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
     try:
         trainer = L.Trainer(
             **settings,
-            # Lightning counts over epochs only where the second is None.
+            # An integer interval counts over epochs only if `check_val_every_n_epoch` is None.
             **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO(), *slurm],
@@ -370,7 +369,7 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
     if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
         raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")
     launcher = trainer.strategy.launcher
-    if launcher is not None and launcher.is_interactive_compatible:  # forks, as Lightning does in a notebook alone
+    if launcher is not None and launcher.is_interactive_compatible:  # it forks, which Lightning does only in a notebook
         raise InputError(
             f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
         )

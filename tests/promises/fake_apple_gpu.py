@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # private: what torch loads by itself in the midst of the pretending, loaded before it begins
+import torch._dynamo  # private; torch would load it in the midst of the pretending
 import torch.utils.cpp_extension
 
 # Private, as are `_make_wrapper_subclass` and `torch._C` below: torch intercepts operators under no public names.

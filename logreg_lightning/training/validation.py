@@ -49,6 +49,7 @@ class ImageClassifier(Predictor, L.LightningModule):
         self._evaluate(self.val_metrics, *batch)
 
     def on_validation_epoch_end(self) -> None:
+        # Not by sync_dist=True, a mean of the processes' means: a torchmetrics state is a sum over all images.
         self.log_dict(metrics.compute(self.val_metrics), prog_bar=True)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -59,6 +60,7 @@ class ImageClassifier(Predictor, L.LightningModule):
 
     def _evaluate(self, collection: Any, images: Tensor, labels: Tensor) -> None:
         if len(labels):  # none where there are fewer batches than processes
+            # Each metric gets only those keyword arguments that its own `update` names.
             collection.update(self(images), labels, class_weights=self.class_weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -71,6 +73,7 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: it is not a complete checkpoint of this project.
         """
+        # Lightning takes an open file in place of a path.
         return super().load_from_checkpoint(checkpoints.as_file(checkpoint_path), *args, **kwargs)
 
     @classmethod

@@ -54,7 +54,7 @@ def read_idx(path: Path) -> Tensor:
         shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
         offset = 4 + 4 * dimensions
         expected = offset + math.prod(shape) * dtype.itemsize
-        if size != expected:
+        if size != expected:  # torchvision checks only the .gz: an unpacked file passes however short it is
             raise InputError(f"{path} has {size} bytes where its header promises {expected}; {REPLACE_IT}")
         if 0 in shape or not shape:
             raise InputError(f"{path} holds no values; {REPLACE_IT}")

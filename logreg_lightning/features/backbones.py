@@ -172,6 +172,7 @@ Extractor = Pixels | Backbone
 
 def exact() -> Any:
     """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
+    # cuDNN computes with TF32, three digits, unless told not to.
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
@@ -313,6 +314,7 @@ def _torchvision(name: str, image_size: int | None) -> _Parts:
     if not linear:
         raise InputError(f"torchvision/{name} has no last linear layer, whose input its features would be; use another")
     parent, _, last = linear[-1].rpartition(".")
+    # The last linear layer is the head in all of torchvision's classifiers but two SqueezeNets, which have none.
     setattr(network.get_submodule(parent), last, nn.Identity())
     crop = image_size or preset.crop_size[0]
     scaled = round(preset.resize_size[0] * crop / preset.crop_size[0])
@@ -333,6 +335,7 @@ def _fetched(name: str, load: Callable[[], nn.Module]) -> nn.Module:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
+        # torch.hub reports downloads on stdout, where `predict.py --format csv` prints.
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return load()
     except Exception as error:  # of which kinds is the libraries' own affair, and changes with their versions

@@ -74,6 +74,7 @@ class WeightFigures(L.Callback):
             return
         begun = time.perf_counter()
         figure = weights(model, model.class_names)
+        # `self.log` takes scalars only.
         cast(Any, trainer.logger).experiment.add_figure("model/weights", figure, trainer.global_step)
         self.seconds += time.perf_counter() - begun
 

@@ -43,11 +43,13 @@ gpu: $(if $(filter $(VENV)/bin,$(BIN)),setup)  ## on a machine with a GPU: all t
 	$(BIN)/python -m pytest -n 0 tests/promises/test_gpu.py
 	$(BIN)/python benchmarks/run.py --only gpu --repeats 3 --write docs/gpu.md $(ARGS)
 
-# The package lists its public names, fit and sweep among them, so pdoc takes these two modules from there.
+# The package loads its public names when they are first used: pdoc sees them once they are there. fit and sweep are
+# among them, so pdoc takes these two modules from there.
+PDOC = import logreg_lightning as p, pdoc.__main__ as m; vars(p).update({n: getattr(p, n) for n in p.__all__}); m.cli()
 DOCUMENTED = $(filter-out %.__main__ %.fit %.sweep,$(subst /,.,$(patsubst %/__init__,%,$(basename \
 	$(wildcard logreg_lightning/*.py logreg_lightning/*/__init__.py)))))
 docs: setup  ## build the API reference from the docstrings: open build/docs/index.html
-	$(BIN)/python -m pdoc --docformat google --output-directory build/docs $(DOCUMENTED)
+	$(BIN)/python -c '$(PDOC)' --docformat google --output-directory build/docs $(DOCUMENTED)
 
 format: setup  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

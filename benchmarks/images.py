@@ -40,7 +40,7 @@ def untuned(sets: Sets, rates: list[float], seed: int, limits: dict[str, Any]) -
         images.setup()
         default = results(images)
         counts = {"images": len(images.train_indices) + len(images.val_indices), "classes": len(images.data.classes)}
-        tuned = {f"{AT}{rate}": results(ImageDataModule(**data), lr=rate)["test/accuracy"] for rate in rates}
+        tuned = {f"{AT}{rate}": results(images, lr=rate)["test/accuracy"] for rate in rates}
         reached[name] = {part: default[part] for part in ("lr", "test/accuracy", "test/loss", "val/loss")}
         reached[name] |= counts | tuned
     return reached

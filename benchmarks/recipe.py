@@ -114,8 +114,8 @@ def table(measured: Measured) -> str:
         "The tutorial's recipe: 3000 steps of batch 100, a test pass every 500",
         both_times(measured),
         ratios(
-            ("(a) / (d)", a / d, "10, aim 16"),
-            ("(b) / (d)", b / d, "14, aim 24"),
-            ("(d) / (c)", d / c, "at most 1.3, aim 1.0"),
+            ("(a) / (d)", a / d, "at least 10, target 16"),
+            ("(b) / (d)", b / d, "at least 14, target 24"),
+            ("(d) / (c)", d / c, "at most 1.3, target 1.0"),
         ),
     )

@@ -44,7 +44,7 @@ def timings(*measured: tuple[str, list[Figures], *tuple[str, ...]]) -> str:
 def ratios(*measured: tuple[str, float, str, *tuple[int, ...]]) -> str:
     """A row each: its label, its value, what is required, and the decimal places where they are not two."""
     cells = ((label, f"**{value:.{(*places, 2)[0]}f}**", bound) for label, value, bound, *places in measured)
-    return rows(("ratio", "measured", "asked for"), *cells)
+    return rows(("ratio", "measured", "required"), *cells)
 
 
 def begin(name: str | None = None) -> str:

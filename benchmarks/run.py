@@ -28,7 +28,7 @@ NO_GPU = "torch finds no CUDA device here, so there is nothing to measure."
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures the tables that are asked for, prints them, and pastes them into a page."""
+    """Measures the tables that are wanted, prints them, and pastes them into a page."""
     parser = argparse.ArgumentParser(description="Measures speed, and accuracy without tuning.", allow_abbrev=False)
     add = parser.add_argument
     switch: dict[str, Any] = {"type": json.loads, "choices": (True, False), "nargs": "?", "const": True}

@@ -63,7 +63,7 @@ def table(measured: Measured) -> str:
         f"Size: batches of {BATCH}, as many steps as make one epoch of the largest",
         rows(columns, *lines),
         ratios(
-            ("cost of an image, largest / smallest", costs[-1] / costs[0], "at most 1.3, aim 1.0"),
-            ("memory at the largest, GB", memory[-1], "at most 1, aim 0.3"),
+            ("cost of an image, largest / smallest", costs[-1] / costs[0], "at most 1.3, target 1.0"),
+            ("memory at the largest, GB", memory[-1], "at most 1, target 0.3"),
         ),
     )

@@ -1,5 +1,10 @@
 """Logistic regression on images with PyTorch Lightning.
 
+Read `logreg_lightning.datamodule`, `logreg_lightning.model` and `logreg_lightning.fit` first, then
+`logreg_lightning.sweep`. Below them are `logreg_lightning.training`, `logreg_lightning.use`,
+`logreg_lightning.features`, `logreg_lightning.data` and `logreg_lightning.runtime`; every command needs
+`logreg_lightning.cli` and `logreg_lightning.errors`.
+
 What is public here is loaded when it is first used: a trained model predicts without Lightning.
 """
 

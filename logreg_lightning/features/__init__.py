@@ -1,1 +1,1 @@
-"""What a model sees of pictures: frozen backbones, and the features that they compute."""
+"""What a model sees of pictures: their pixels or the features of a frozen backbone, made once, in one cache."""

@@ -1,4 +1,4 @@
-"""What makes training fast and exact: batches, several optimiser steps a call, curves, checkpoints, signals, processes.
+"""Files, processes, signals, checkpoints, curves, threads, CUDA graphs: nothing of logistic regression.
 
-A first reader may skip it. Nothing here imports the rest of the package, types aside.
+A first reader may skip it. Nothing here imports anything of the package but `errors`.
 """

@@ -1,1 +1,1 @@
-"""What a training needs besides the model: settings, standardisation, what auto becomes, metrics, many heads."""
+"""What `fit` and `sweep` share: an experiment, many heads, standardisation, what auto becomes, metrics."""

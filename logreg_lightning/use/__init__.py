@@ -1,1 +1,1 @@
-"""What a trained model is used for: evaluate, predict, export, figures, the page."""
+"""A trained model: the classifier, which needs no Lightning, and evaluate, predict, export, figures, the page."""

@@ -1,14 +1,16 @@
-"""What the documents name exists, and the tutorial shows the code as it is."""
+"""What the documents name exists, their programs run, and the tutorial shows the code as it is."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import fit
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -63,8 +65,9 @@ def test_make_targets_exist(page: Path) -> None:
     assert set(re.findall(r"(?:^ *|`)make ([a-z]+)", read(page), re.M)) <= targets
 
 
-def test_the_readme_is_short() -> None:
-    assert len(read(README).splitlines()) <= 150
+@pytest.mark.parametrize(("page", "most"), [(README, 150), (ROOT / "docs" / "design.md", 250)])
+def test_these_are_short(page: Path, most: int) -> None:
+    assert len(read(page).splitlines()) <= most
 
 
 # The link to a file, alone on its line, and below it code that stands there.
@@ -84,3 +87,23 @@ def test_the_tutorial_shows_code_that_stands_in_its_file(shown: re.Match[str]) -
 def test_the_tutorial_shows_code_for_each_of_the_seven_steps() -> None:
     sections = re.split(r"^## ", read(TUTORIAL), flags=re.M)
     assert [section.partition(".")[0] for section in sections if SHOWN.search(section)] == list("1234567")
+
+
+PROGRAMS = [
+    (page, number, code)
+    for page in (README, ROOT / "docs" / "python.md")
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", read(page), re.M | re.S))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "number", "code"), PROGRAMS, ids=[f"{page.name}-{number}" for page, number, _ in PROGRAMS]
+)
+def test_programs_run(workdir: Path, page: Path, number: int, code: str) -> None:
+    shutil.copytree(ROOT / "docs" / "pictures", "docs/pictures")
+    if "load(" in code and "fit(" not in code:
+        fit("--data.dataset=mnist", "--max_steps=1")
+        for name in ("my.png", "other.png"):
+            shutil.copy("docs/pictures/my.png", name)
+    exec(compile(code, f"{page.name}, program {number}", "exec"), {})

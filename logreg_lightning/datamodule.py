@@ -262,6 +262,20 @@ class ImageDataModule(L.LightningDataModule):
             "backbone": self.data.backbone,
         }
 
+    def check_resumable(self, path: Path, state: dict[str, Any]) -> None:
+        """Makes sure that the data is what a checkpoint of this content, at `path`, was trained on.
+
+        Raises:
+            InputError: it is not; the sentence says what differs.
+        """
+        then = state["ImageDataModule"]  # Lightning names the state of a data module or a callback after its class
+        for name, value in self.fingerprint().items():
+            if then[name] != value:
+                raise InputError(
+                    f"{path} cannot be resumed with this data: its {name} is {value} and was {then[name]}; put the "
+                    "files that it was trained on under `root`, or start a new run"
+                )
+
     def state_dict(self) -> dict[str, Any]:
         """Also the length of a call: Lightning counts calls, so a run is resumed only with calls of the same length."""
         return {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, **self.fingerprint()}

@@ -18,9 +18,7 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.output import say
-from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import Saver
-from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
 from logreg_lightning.training.initialize import Initialization, initialize
@@ -102,13 +100,11 @@ def fit(
                 initialize(model, images.training_images(), images.batch_size)
                 settings["model"] |= {"lr": model.lr, "weight_decay": model.weight_decay}
 
-            # 3. The trainer. The order of callbacks counts: a save knows all that was logged and drawn up to its step,
-            # and nothing of a later one; and a run stops only where it was just saved.
+            # 3. The trainer.
             curve = TrainingCurve()
             saver = Saver(curve)
-            shown: list[L.Callback] = [progress(val_check_interval)] if verbose else []
-            ours = [curve, Initialization(), Calibration(), *shown, *_figures(saver, pictures)]
-            trainer = experiment.make_trainer([*ours, *callbacks, saver, StopOnSignal(saver)])
+            ours = [curve, Initialization(), Calibration(), *_figures(saver, pictures)]
+            trainer = experiment.make_trainer([*ours, *callbacks], saver)
             _say_plan(experiment, model)
 
             # 4. Training, then the final weights on the test set.

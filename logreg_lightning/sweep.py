@@ -27,9 +27,7 @@ from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.output import say
-from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import Saver
-from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
 from logreg_lightning.training.heads import Heads, ranking, winner
@@ -385,14 +383,13 @@ class _Trainings:
         curve = TrainingCurve()
         saver = Saver(curve, file.name, best=None, every=SAVE_EVERY)
         saver.folder = experiment.folder
-        shown = progress(experiment.settings["val_check_interval"])
         seed = state["ImageDataModule"]["seed"] if state is not None else self.settings[indices[0]]["seed"]
         with seeded(seed):
-            trainer = experiment.make_trainer([curve, shown, saver, StopOnSignal(saver)])
+            trainer = experiment.make_trainer([curve], saver)
             if state is None:
                 heads = Heads(self._models([self.settings[index] for index in indices]), indices)
             else:
-                checkpoints.check_data(file, state, experiment.data.fingerprint())
+                experiment.data.check_resumable(file, state)
                 heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
             is_trained = state is not None and state["global_step"] >= (experiment.run_steps or 0)
             if not is_trained:

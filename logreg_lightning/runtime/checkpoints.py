@@ -61,18 +61,3 @@ def as_file(path: str | Path | IO[bytes]) -> IO[bytes]:
     torch.save(read(Path(path)), content)
     content.seek(0)
     return content
-
-
-def check_data(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
-    """Makes sure that the data is what a checkpoint was trained on.
-
-    Raises:
-        InputError: it is not; the sentence says what differs.
-    """
-    then = state["ImageDataModule"]  # Lightning names the state of a data module or a callback after its class
-    for name, value in now.items():
-        if then[name] != value:
-            raise InputError(
-                f"{path} cannot be resumed with this data: its {name} is {value} and was {then[name]}; put the files "
-                "that it was trained on under `root`, or start a new run"
-            )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from logreg_lightning.errors import InputError
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.curves import TrainingCurve, event_files
 from logreg_lightning.runtime.files import atomic_write
@@ -69,18 +68,6 @@ class Saver(L.Callback):
         self.earlier: dict[int, float] = {}
         self.progress: dict[str, Any] | None = None
         self._since = 0.0
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if trainer.world_size == 1:
-            return
-        fingerprint = cast(Any, trainer).datamodule.fingerprint()
-        folder, expected = trainer.strategy.broadcast((self.folder, fingerprint))
-        if fingerprint != expected:
-            raise InputError(
-                f"process {trainer.global_rank} has other data than process 0: {fingerprint}, not {expected}; set "
-                "`dataset`, and put its files under `root` on every machine"
-            )
-        self.folder = folder
 
     def state_dict(self) -> dict[str, Any]:
         events = {file.name: file.stat().st_size for file in event_files(self.folder)}

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
@@ -30,7 +30,9 @@ from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.output import muted, quiet, say
 from logreg_lightning.runtime.plan import Plan
+from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
+from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import threads_for, use_threads
 from logreg_lightning.training import initialize
 
@@ -141,7 +143,7 @@ class Experiment:
             if self.kind == "sweep" or settings["max_steps"] == -1:  # else it stays auto: a run may be given more steps
                 settings["max_epochs"] = self.max_epochs
         if self.checkpoint is not None and self.state is not None:
-            checkpoints.check_data(self.checkpoint, self.state, data.fingerprint())
+            data.check_resumable(self.checkpoint, self.state)
         return data
 
     def describe(self, models: int = 1) -> None:
@@ -196,9 +198,15 @@ class Experiment:
             runs.write_config(self.folder, self.settings)
         return self.folder
 
-    def make_trainer(self, callbacks: Iterable[L.Callback]) -> L.Trainer:
-        """The trainer that the data and settings ask for; it becomes the data's."""
-        trainer = trainer_of({**self.settings, "max_epochs": self.max_epochs}, callbacks)
+    def make_trainer(self, callbacks: Iterable[L.Callback], saver: Saver) -> L.Trainer:
+        """The trainer that the data and settings ask for, with these callbacks and what saves and stops a training.
+
+        It becomes the data's. The order counts: a save knows all that was logged and drawn up to its step, and nothing
+        of a later one; and a training stops only where it was just saved.
+        """
+        shown = [progress(self.settings["val_check_interval"])] if self._verbose else []
+        all_callbacks = [Agreement(saver), *callbacks, *shown, saver, StopOnSignal(saver)]
+        trainer = trainer_of({**self.settings, "max_epochs": self.max_epochs}, all_callbacks)
         self.data.trainer = trainer
         return trainer
 
@@ -289,6 +297,28 @@ class Experiment:
             "devices": self.machine.num_devices,
             "versions": runs.versions(),
         }
+
+
+class Agreement(L.Callback):
+    """Where several processes train: all have the data of process 0, and save where it does.
+
+    Raises:
+        InputError: a process has other data.
+    """
+
+    def __init__(self, saver: Saver) -> None:
+        self.saver = saver
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1:
+            return
+        fingerprint = cast(Any, trainer).datamodule.fingerprint()
+        self.saver.folder, expected = trainer.strategy.broadcast((self.saver.folder, fingerprint))
+        if fingerprint != expected:
+            raise InputError(
+                f"process {trainer.global_rank} has other data than process 0: {fingerprint}, not {expected}; set "
+                "`dataset`, and put its files under `root` on every machine"
+            )
 
 
 def check_given(given: dict[str, Any]) -> None:

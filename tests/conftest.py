@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import json
 import os
 import random
@@ -10,19 +13,25 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.fit import main
+from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import LOCK
 
+Capsys = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -31,6 +40,7 @@ def idx(values: np.ndarray) -> bytes:
     return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.astype(np.uint8).tobytes()
 
 
+@functools.cache
 def small_mnist(train: int = 600, test: int = 100) -> dict[str, bytes]:
     """The four files of a data set in MNIST's shape; the label is written into the image, so it can be learnt."""
     rng = np.random.default_rng(0)
@@ -101,6 +111,15 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def run(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs in the current folder; it is trained once, and each test has a copy."""
+    kept, folder = tmp_path_factory.getbasetemp() / "run", Path("lightning_logs/version_0")
+    if not kept.exists():
+        shutil.copytree(fit("--data.dataset=mnist", "--max_epochs=2"), kept)
+    return folder if folder.exists() else Path(shutil.copytree(kept, folder))
+
+
+@pytest.fixture
 def as_nobody(workdir: Path) -> Iterator[None]:
     """Takes root's right to read and write everything from a test that root runs."""
     if sys.platform == "win32":
@@ -164,12 +183,12 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != LOCK}
 
 
-def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(flags: Sequence[str], named: str, capsys: Capsys, main: Callable[[list[str]], None] = main) -> None:
     """The command ends with exit status 2 and one sentence that has `named` in it; no file is written or changed."""
     before = contents(Path())
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
-        main(flags)
+        main(list(flags))
     printed = capsys.readouterr()
     lines = printed.err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0], printed.err
@@ -177,10 +196,54 @@ def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) ->
     assert contents(Path()) == before
 
 
+@contextlib.contextmanager
+def killed_in(owner: object, name: str, first: Callable[..., object] | None = None, call: int = 1) -> Iterator[None]:
+    """What runs inside dies at that call of a function, after it did what `first` does."""
+    count = itertools.count(1)
+
+    def die(*args: Any, **kwargs: Any) -> None:
+        if first is not None:
+            first(*args, **kwargs)
+        if next(count) == call:
+            raise SystemExit("killed")
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
+        patch.setattr(owner, name, die)
+        yield
+
+
+def ready(data: ImageDataModule) -> ImageDataModule:
+    """The same, with its images there."""
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    """What a run's or a sweep's results.json says."""
+    return dict(json.loads((run / "results.json").read_text(encoding="utf-8")))
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """What a run's config.yaml says."""
+    return dict(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """The state of the model in a run's last checkpoint."""
+    return dict(read(run / "checkpoints/last.ckpt")["state_dict"])
+
+
+def events_of(run: Path) -> EventAccumulator:
+    """All that TensorBoard reads of a run."""
+    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Every point of every curve of a run, as TensorBoard reads it."""
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
+    events = events_of(run)
     return {tag: [(p.step, p.value) for p in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
@@ -196,7 +259,7 @@ def state(run: Path, name: str = "last.ckpt") -> dict[str, str]:
 
 def outcome(run: Path) -> dict[str, object]:
     """All that a run leaves which has to do with what was trained, not with when."""
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     for key in ("fit_seconds", "command"):
         del results[key]
     texts = {name: (run / name).read_text(encoding="utf-8") for name in ("config.yaml", "hparams.yaml")}

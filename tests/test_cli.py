@@ -17,7 +17,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import NAMES, contents, documented, fit, idx, not_on_windows, refused, small_mnist, write_pictures
+from conftest import (
+    NAMES,
+    Capsys,
+    Patch,
+    config_of,
+    contents,
+    documented,
+    fit,
+    idx,
+    not_on_windows,
+    refused,
+    results_of,
+    small_mnist,
+    write_pictures,
+)
 
 from logreg_lightning.fit import build_parser, main
 from logreg_lightning.runtime.checkpoints import read
@@ -28,7 +42,7 @@ QUICK = ["--data.dataset=digits", "--max_epochs=1"]
 
 
 @pytest.mark.parametrize("command", documented("fit.py"))
-def test_documented_commands_run(workdir: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_commands_run(workdir: Path, command: str, capsys: Capsys) -> None:
     import torch
 
     if "--print_config" in command or "--help" in command:
@@ -66,7 +80,7 @@ def test_make_targets_exist_and_are_listed(target: str) -> None:
     assert re.search(rf"^{target}\b", listed, re.M)
 
 
-def test_print_config_round_trips(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_print_config_round_trips(capsys: Capsys, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--model.lr=0.5", "--data.dataset=digits", "--print_config"])
     text = capsys.readouterr().out
@@ -87,10 +101,10 @@ def test_configs_fit_the_flags_and_say_how_to_run_them(workdir: Path, config: Pa
         in config.read_text(encoding="utf-8").partition("\nmax")[0]
     )
     run = fit("--config", str(config), "--max_epochs=1")
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["dataset"] == "mnist"
+    assert results_of(run)["dataset"] == "mnist"
 
 
-def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_every_flag(capsys: Capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     text = capsys.readouterr().out
@@ -117,29 +131,25 @@ def test_a_runs_config_repeats_it(workdir: Path) -> None:
     second = fit("--config", str(first / "config.yaml"))
     assert (first / "config.yaml").read_text(encoding="utf-8") == (second / "config.yaml").read_text(encoding="utf-8")
     keys = ("test/loss", "test/accuracy", "val/loss", "seed", "steps", "dataset")
-    one, two = (json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (first, second))
+    one, two = (results_of(run) for run in (first, second))
     assert {key: one[key] for key in keys} == {key: two[key] for key in keys}
     assert yaml.safe_load((first / "hparams.yaml").read_text(encoding="utf-8"))["lr"] == 0.05
 
 
-def test_auto_says_that_it_takes_digits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_auto_says_that_it_takes_digits(tmp_path: Path, monkeypatch: Patch, capsys: Capsys) -> None:
     from torchvision.datasets import MNIST
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     run = fit("--max_epochs=1")
     assert "training on scikit-learn's 8x8 digits instead" in capsys.readouterr().out
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["dataset"] == "digits"
+    assert results_of(run)["dataset"] == "digits"
     with pytest.raises(SystemExit, match="2"):
         main(["--data.dataset=mnist"])
     assert "Put its files" in capsys.readouterr().err
 
 
-def test_resume_refuses_other_settings_and_says_when_finished(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_refuses_other_settings_and_says_when_finished(workdir: Path, capsys: Capsys) -> None:
     run = fit(*QUICK)
     before = contents(run)
     with pytest.raises(SystemExit, match="2"):
@@ -211,9 +221,7 @@ WRONG_VALUES = [
 
 
 @pytest.mark.parametrize(("flags", "named"), WRONG_VALUES)
-def test_wrong_values_get_one_sentence(
-    workdir: Path, capsys: pytest.CaptureFixture[str], flags: str, named: str
-) -> None:
+def test_wrong_values_get_one_sentence(workdir: Path, capsys: Capsys, flags: str, named: str) -> None:
     Path("broken.yaml").write_text("data: [\n", encoding="utf-8")
     Path("binary.yaml").write_bytes(b"\x80\xff\x00")
     Path("unknown.yaml").write_text("speling: 1\n", encoding="utf-8")
@@ -280,13 +288,13 @@ DENIED_FILES: dict[str, Callable[[], object]] = {
 
 
 @pytest.fixture
-def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_mirror(monkeypatch: Patch) -> None:
     from torchvision.datasets import MNIST
 
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
 
 
-def mnist_is_refused(named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def mnist_is_refused(named: str, capsys: Capsys) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         main(["--data.dataset=mnist"])
     lines = capsys.readouterr().err.strip().splitlines()
@@ -295,9 +303,7 @@ def mnist_is_refused(named: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
-def test_wrong_files_get_one_sentence(
-    workdir: Path, no_mirror: None, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_wrong_files_get_one_sentence(workdir: Path, no_mirror: None, capsys: Capsys, name: str) -> None:
     spoil, named = WRONG_FILES[name]
     spoil()
     mnist_is_refused(named, capsys)
@@ -305,13 +311,13 @@ def test_wrong_files_get_one_sentence(
 
 @pytest.mark.parametrize("name", DENIED_FILES)
 def test_denied_files_get_one_sentence(
-    workdir: Path, no_mirror: None, capsys: pytest.CaptureFixture[str], as_nobody: None, name: str
+    workdir: Path, no_mirror: None, capsys: Capsys, as_nobody: None, name: str
 ) -> None:
     DENIED_FILES[name]()
     mnist_is_refused("Permission denied", capsys)
 
 
-def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.CaptureFixture[str], as_nobody: None) -> None:
+def test_runs_where_nothing_can_be_written(workdir: Path, capsys: Capsys, as_nobody: None) -> None:
     Path().chmod(0o500)
     with pytest.raises(SystemExit, match=r"^2$"):
         main(QUICK)
@@ -333,21 +339,21 @@ def test_runs_where_nothing_can_be_written(workdir: Path, capsys: pytest.Capture
         "--config=other.yaml",
     ],
 )
-def test_resume_refuses_a_contradiction_by_name(workdir: Path, capsys: pytest.CaptureFixture[str], flags: str) -> None:
+def test_resume_refuses_a_contradiction_by_name(workdir: Path, capsys: Capsys, flags: str) -> None:
     Path("other.yaml").write_text("seed: 3\n", encoding="utf-8")
     fit("--data.dataset=mnist", "--max_epochs=1")
     named = flags.partition("=")[0].replace("--config", "--seed")
     refused(["--resume=last", flags], f"{named} ", capsys)
 
 
-def test_a_run_has_one_user(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_one_user(workdir: Path, capsys: Capsys) -> None:
     run = fit(*QUICK)
     with locked(run, wait=False):
         refused(["--resume=last", "--max_epochs=2"], "is being trained by another process", capsys)
     assert fit("--resume=last", "--max_epochs=2") == run
 
 
-def test_a_training_that_diverges_stops(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_diverges_stops(workdir: Path, capsys: Capsys) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.01", "--model.schedule=constant"]
     with pytest.raises(SystemExit, match=r"^1$"):
         main([*flags, "--model.lr=1e9"])
@@ -420,18 +426,18 @@ def test_a_run_on_an_umlaut_resumes_where_the_locale_is_not_utf_8(
     Path(os.fsdecode(umlaut), "cats").rename(Path(os.fsdecode(umlaut), os.fsdecode(umlaut)))
     run_script("fit", b"--data.dataset=" + umlaut, *PETS, "--pictures=false", **cp1252_locale)
     run = Path("lightning_logs/version_0")
-    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]["dataset"] == "größe"
-    once = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert config_of(run)["data"]["dataset"] == "größe"
+    once = results_of(run)
     assert once["dataset"] == "größe" and once["epochs"] == 1
 
     run_script("fit", "--config", str(run / "config.yaml"), **cp1252_locale)
-    again = json.loads(Path("lightning_logs/version_1/results.json").read_text(encoding="utf-8"))
+    again = results_of(Path("lightning_logs/version_1"))
     assert (again["dataset"], again["test/loss"]) == (once["dataset"], once["test/loss"])
 
     run_script("fit", "--resume", str(run), "--max_epochs", "2", **cp1252_locale)
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] == 2
+    assert results_of(run)["epochs"] == 2
     run_script("fit", "--resume", "last", "--max_epochs", "2", **cp1252_locale)
-    longer = json.loads(Path("lightning_logs/version_1/results.json").read_text(encoding="utf-8"))
+    longer = results_of(Path("lightning_logs/version_1"))
     assert (longer["dataset"], longer["epochs"]) == ("größe", 2)
     table = run_script("evaluate", str(run), **cp1252_locale)
     assert "größe" in table
@@ -459,20 +465,20 @@ def test_a_printed_command_can_be_pasted_whatever_spaces_its_paths_have(workdir:
     inside = [str(workdir / python), str(Path("..", "my scripts", "fit.py")), *flags]
     assert "scripts" in train_longer(train_longer(inside, Path("a b")), Path("a b"))
     run = Path("a b", "lightning_logs", "version_0")
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] == 2
+    assert results_of(run)["epochs"] == 2
 
     outside = [str(workdir / python), str(Path("my scripts", "fit.py")), "--resume", str(run), "--max_epochs=3"]
     printed = train_longer(outside, workdir)
     assert str(run) in printed
     train_longer(printed, workdir)
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["epochs"] > 3
+    assert results_of(run)["epochs"] > 3
     assert not Path("lightning_logs").exists()
 
 
 @pytest.mark.slow
-def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: Capsys) -> None:
     run = fit("--config", "configs/article.yaml")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert 0.81 <= results["test/accuracy"] <= 0.845
     assert (results["steps"], results["epochs"]) == (3000, 5)
     printed = re.findall(r"^Iteration: (\d+)\. Loss: \d\.\d\. Accuracy: (\d\d\.\d)\.$", capsys.readouterr().out, re.M)
@@ -482,6 +488,6 @@ def test_the_tutorial_on_real_mnist(real_mnist: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.slow
 def test_the_default_on_real_mnist(real_mnist: Path) -> None:
-    results = json.loads((fit() / "results.json").read_text(encoding="utf-8"))
+    results = results_of(fit())
     assert results["dataset"] == "mnist"
     assert results["test/accuracy"] > 0.919  # one seed: three standard deviations of the test set below the mean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -13,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Capsys, Patch, newest, outcome, results_of
 from conftest import fit as command
-from conftest import newest, outcome
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit
 from logreg_lightning.fit import main
@@ -30,16 +29,13 @@ def test_trains_exactly_as_the_command_does(workdir: Path) -> None:
     run = fit(ImageDataModule("mnist"), lr=0.1, max_epochs=3, pictures=False)
     same = command("--data.dataset=mnist", "--model.lr=0.1", "--max_epochs=3")
     assert run.path != same and outcome(run.path) == outcome(same)
-    assert run.results == json.loads((run.path / "results.json").read_text(encoding="utf-8"))
-    assert (
-        run.results["command"] is None
-        and "fit" in json.loads((same / "results.json").read_text(encoding="utf-8"))["command"]
-    )
+    assert run.results == results_of(run.path)
+    assert run.results["command"] is None and "fit" in results_of(same)["command"]
     images = torch.randint(0, 256, (20, 1, 28, 28), dtype=torch.uint8)
     assert torch.equal(run.model.predict_proba(images), LogisticRegression.load(same).predict_proba(images))
 
 
-def test_leaves_the_process_as_it_was(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaves_the_process_as_it_was(workdir: Path, monkeypatch: Patch) -> None:
     def seen() -> list[Any]:
         handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         numbers = torch.get_rng_state().tolist(), random.getstate()
@@ -60,7 +56,7 @@ def test_leaves_the_process_as_it_was(workdir: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_first_and_the_same_call_resumes(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+    workdir: Path, monkeypatch: Patch, capsys: Capsys, signum: signal.Signals
 ) -> None:
     expected = outcome(fit(small(), **SHORT).path)
     before = [signal.getsignal(number) for number in signal.valid_signals()]
@@ -132,7 +128,7 @@ def test_a_parameter_that_nothing_has_is_a_type_error(workdir: Path) -> None:
     assert not Path("lightning_logs").exists()
 
 
-def test_the_command_line_is_made_of_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_is_made_of_the_signature(capsys: Capsys) -> None:
     import inspect
 
     with pytest.raises(SystemExit):

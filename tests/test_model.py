@@ -10,7 +10,7 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from conftest import curves, fit
+from conftest import Patch, curves, fit, ready, results_of, weights_of
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,7 +21,7 @@ from logreg_lightning.model import LogisticRegression, gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
-    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = weights_of(run)
     return {"weight": state["linear.weight"], "bias": state["linear.bias"]}
 
 
@@ -53,11 +53,11 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
             optimizer.step()
     for name, value in trained(run).items():
         assert torch.equal(value, linear.state_dict()[name])
-    assert set(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]) == {
+    assert set(weights_of(run)) == {
         "linear.weight",
         "linear.bias",
     }
-    assert json.loads((run / "results.json").read_text())["steps"] == 2 * 68
+    assert results_of(run)["steps"] == 2 * 68
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
@@ -134,10 +134,8 @@ def test_scales_pixels_as_to_tensor_does() -> None:
 
 def test_reports_the_metrics_of_the_saved_weights(workdir: Path) -> None:
     run = fit("--data.dataset", "mnist", "--max_epochs", "3", "--model.standardize=false")
-    results = json.loads((run / "results.json").read_text())
-    data = ImageDataModule("mnist")
-    data.prepare_data()
-    data.setup()
+    results = results_of(run)
+    data = ready(ImageDataModule("mnist"))
     weights = trained(run)
     logits = data.data.test.pixels.reshape(-1, 784).float() / 255 @ weights["weight"].T + weights["bias"]
     labels = data.data.test.labels
@@ -168,7 +166,7 @@ def test_a_plain_trainer_trains_as_the_command_does(workdir: Path) -> None:
     for tag in ("train/loss", "train/accuracy", "train/lr", "val/loss", "val/accuracy"):
         assert found[tag] == expected[tag], tag
 
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     [val], [test] = (
         trainer.validate(model, data_module(), verbose=False),
         trainer.test(model, data_module(), verbose=False),
@@ -336,7 +334,7 @@ def quasi_newton(parameters: Any) -> torch.optim.Optimizer:
     ids=["hidden layer", "AdamW", "LBFGS"],
 )
 def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LogisticRegression], make: Any, batch_size: int
+    workdir: Path, monkeypatch: Patch, kind: type[LogisticRegression], make: Any, batch_size: int
 ) -> None:
     """Its own forward, or any optimizer of torch, whose own learning rate follows the schedule."""
     if make is not None:

@@ -20,8 +20,18 @@ import PIL.Image
 import pytest
 import torch
 import yaml
-from conftest import contents, documented, newest, not_on_windows, state, write_pictures
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import (
+    Capsys,
+    Patch,
+    contents,
+    documented,
+    events_of,
+    newest,
+    not_on_windows,
+    results_of,
+    state,
+    write_pictures,
+)
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor
@@ -76,11 +86,11 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def outcome(folder: Path, here: Path = Path()) -> dict[str, Any]:
     """All that a sweep, trained in the folder `here`, leaves which has to do with what was trained, exactly."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = results_of(folder)
     run = here / results["best"].pop("run")  # a kill right after it was made leaves it empty, and takes the next number
     for name in ("fit_seconds", "command"):
         results.pop(name)
-    of_run = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    of_run = results_of(run)
     tested = {name: value for name, value in of_run.items() if name.startswith(("test/", "val/", "train/"))}
     weights = {index: [str(part.tolist()) for part in parts[:2]] for index, parts in trained(folder).items()}
     return {"results": results, "table": table(folder), "weights": weights, "run": state(run), "tested": tested}
@@ -189,9 +199,7 @@ def test_what_diverges_alone_diverges_in_a_sweep(workdir: Path, wild: dict[str, 
         sweeps.promote(str(found.path), 0)
 
 
-def test_it_leaves_a_table_and_a_run_that_every_command_takes(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_leaves_a_table_and_a_run_that_every_command_takes(workdir: Path, capsys: Capsys) -> None:
     folder = main(*FLAGS, *GRID, "--model.schedule=constant", "--model.weight_decay=0.001")
     printed = capsys.readouterr().out
     rows = table(folder)
@@ -199,13 +207,13 @@ def test_it_leaves_a_table_and_a_run_that_every_command_takes(
     assert [(row["index"], row["model.lr"], row["model.momentum"]) for row in rows] == [
         ("0", "0.01", "0.0"), ("1", "0.01", "0.9"), ("2", "0.02", "0.0"), ("3", "0.02", "0.9"),
     ]  # fmt: skip
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = results_of(folder)
     best = results["best"]["index"]
     assert best == min(range(4), key=lambda k: (-float(rows[k]["val/accuracy"]), float(rows[k]["val/loss"]), k))
     assert results["settings"] == 4 and results["fit_seconds"] > 0
     assert "test/accuracy" not in str(results) and len(list(Path("lightning_logs").glob("version_*"))) == 1
     run = Path(results["best"]["run"])
-    of_run = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    of_run = results_of(run)
     assert of_run["val/loss"] == float(rows[best]["val/loss"]) and of_run["test/accuracy"] > 0
     assert f"Best:               {best}, a run of its own in {run}" in printed
 
@@ -224,9 +232,9 @@ def test_it_leaves_a_table_and_a_run_that_every_command_takes(
     assert_alike(LogisticRegression.load(run).linear.weight, longer.model.linear.weight, 540)
 
 
-def test_another_setting_is_promoted_once(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_setting_is_promoted_once(workdir: Path, capsys: Capsys) -> None:
     folder = main(*FLAGS, *GRID, "--model.weight_decay=0,1")
-    best = json.loads((folder / "results.json").read_text(encoding="utf-8"))["best"]["index"]
+    best = results_of(folder)["best"]["index"]
     other = (best + 3) % 8
     main("--promote", str(other), str(folder))
     runs = sorted(Path("lightning_logs").glob("version_*"))
@@ -243,7 +251,7 @@ def test_another_setting_is_promoted_once(workdir: Path, capsys: pytest.CaptureF
         refused(["--promote", *words], said, capsys)
 
 
-def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(flags: list[str], named: str, capsys: Capsys) -> None:
     before = contents(Path())
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
@@ -288,9 +296,7 @@ def refused(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) ->
         ("--data.dataset cats", "--data.dataset cats is not known"),
     ],
 )
-def test_wrong_values_get_one_sentence(
-    workdir: Path, capsys: pytest.CaptureFixture[str], flags: str, named: str
-) -> None:
+def test_wrong_values_get_one_sentence(workdir: Path, capsys: Capsys, flags: str, named: str) -> None:
     refused(["--data.dataset=mnist", *shlex.split(flags)], named, capsys)
 
 
@@ -349,9 +355,7 @@ def test_the_end_of_a_range_is_said() -> None:
     assert sweeps._edge(rows(0.1, 0.1), 0) is None  # one value is no range
 
 
-def test_groups_change_nothing(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_groups_change_nothing(workdir: Path, monkeypatch: Patch, capsys: Capsys) -> None:
     whole = main(*FLAGS, *GRID)
     monkeypatch.setattr(sweeps, "GROUP", 3 * 8 * 7840)
     monkeypatch.setattr(sweeps, "LARGE", 1)
@@ -370,7 +374,7 @@ KILLED = [*FLAGS, *GRID, "--seed=0,1"]
     "moment",
     ["first save", "third save", "second group", "before validation", "before the test", "before results"],
 )
-def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: Patch, moment: str) -> None:
     monkeypatch.setattr(sweeps, "SAVE_EVERY", 100)
     expected = outcome(main(*KILLED))
     dead = SystemExit("killed")
@@ -400,7 +404,7 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.slow
-def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(sweeps, "SAVE_EVERY", 100)
     monkeypatch.setattr(sweeps, "GROUP", 2 * 8 * 7840)  # four groups
     expected = outcome(main(*KILLED))
@@ -430,7 +434,7 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_first_and_the_same_call_resumes(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signum: signal.Signals
+    workdir: Path, monkeypatch: Patch, capsys: Capsys, signum: signal.Signals
 ) -> None:
     monkeypatch.setattr(sweeps, "SAVE_EVERY", 50)
     swept: dict[str, Any] = {"lr": [0.003, 1e6, "0.5x"], "seed": [0, 1]}
@@ -463,9 +467,7 @@ def test_an_interrupt_saves_first_and_the_same_call_resumes(
     assert torch.equal(same.best.model.linear.weight, found.best.model.linear.weight)
 
 
-def test_all_groups_of_a_resumed_sweep_are_equally_long_or_it_is_refused(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_groups_of_a_resumed_sweep_are_equally_long_or_it_is_refused(workdir: Path, monkeypatch: Patch) -> None:
     train = sweeps._Trainings.train
 
     def first_group_only(self: Any, number: int) -> Any:
@@ -498,16 +500,14 @@ def test_it_draws_nothing_from_the_callers_random_numbers(workdir: Path) -> None
 
 
 @not_on_windows("the lock is another one")
-def test_a_sweep_that_is_being_trained_is_left_alone(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_that_is_being_trained_is_left_alone(workdir: Path, capsys: Capsys) -> None:
     folder = main(*FLAGS, *GRID)
     with locked(folder, wait=False):
         refused(["--resume=last"], "is being trained by another process", capsys)
         refused(["--promote", "0", str(folder)], "is being trained by another process", capsys)
 
 
-def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(workdir: Path, capsys: Capsys) -> None:
     folder = main(*FLAGS, *GRID)
     before = contents(folder)
     assert main("--resume=last") == folder and contents(folder) == before
@@ -518,8 +518,7 @@ def test_a_finished_sweep_is_resumed_to_nothing_and_others_are_refused(
 def test_tensorboard_gets_a_row_a_setting_and_a_picture(workdir: Path) -> None:
     folder = main(*FLAGS[:-1], "--pictures=true", *GRID)
     for index, row in enumerate(table(folder)):
-        events = EventAccumulator(str(folder / str(index)))
-        events.Reload()
+        events = events_of(folder / str(index))
         plugin = events.PluginTagToContent("hparams")
         start = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info
         shown = {name: value.number_value for name, value in start.hparams.items()}
@@ -529,8 +528,7 @@ def test_tensorboard_gets_a_row_a_setting_and_a_picture(workdir: Path) -> None:
         for metric in ("val/accuracy", "val/loss"):
             [point] = events.Scalars(metric)
             assert point.step == 270 and point.value == pytest.approx(float(row[metric]), rel=EPS)
-    events = EventAccumulator(str(folder))
-    events.Reload()
+    events = events_of(folder)
     assert events.Tags()["images"] == ["sweep/accuracy"]
 
 

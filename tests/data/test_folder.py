@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, fit, refused, write_pictures
+from conftest import COLORS, Capsys, Patch, fit, refused, results_of, write_pictures
 
 from logreg_lightning.data.dataset import stratified
 from logreg_lightning.data.pictures import read_picture, to_pixels
@@ -21,7 +20,7 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.features import backbones
 
 
-def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: Capsys) -> None:
     write_pictures(Path("pets"))
     Path("pets/.hidden").mkdir()
     Path("pets/cats/.DS_Store").write_text("x", encoding="utf-8")
@@ -33,7 +32,7 @@ def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest
     skipped = ", ".join(str(Path(name)) for name in ("cats/.DS_Store", "cats/notes.txt", "dogs/broken.jpg"))
     assert f"skipped 3 hidden or unreadable files: {skipped}" in printed
     assert "no test split: a fifth of each class, 12 pictures, is held out for testing" in printed
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["test/accuracy"] == 1.0
     assert results["majority_class_accuracy"] == 0.5
     assert "always predicting cats" in printed
@@ -77,7 +76,7 @@ def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
         assert torch.equal(pixels, torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
 
 
-def test_only_changed_pictures_are_decoded_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_pictures_are_decoded_again(workdir: Path, monkeypatch: Patch) -> None:
     write_pictures(Path("pets"), 10)
     decoded = 0
 
@@ -132,9 +131,7 @@ def empty_classes() -> None:
         (no_class_of_the_test_split_in_train, "no class fish"),
     ],
 )
-def test_a_folder_that_is_no_data_set(
-    workdir: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[], None], named: str
-) -> None:
+def test_a_folder_that_is_no_data_set(workdir: Path, capsys: Capsys, spoil: Callable[[], None], named: str) -> None:
     Path("pets").mkdir()
     spoil()
     refused(["--data.dataset=pets"], named, capsys)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NAMES, fit, idx, not_on_windows, refused, small_mnist
+from conftest import NAMES, Capsys, Patch, fit, idx, not_on_windows, refused, small_mnist, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torchvision.datasets import MNIST
@@ -25,7 +25,6 @@ from logreg_lightning.data import idx as idx_files
 from logreg_lightning.data import named
 from logreg_lightning.data.idx import read_idx
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.checkpoints import read
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -33,7 +32,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+def mirrors(tmp_path: Path, monkeypatch: Patch) -> Iterator[tuple[Path, Path]]:
     """Folders of two mirrors with whole files; a third mirror, the first one asked, is dead."""
     files = {f"{name}.gz": gzip.compress(content) for name, content in small_mnist().items()}
     servers, folders = [], (tmp_path / "one", tmp_path / "two")
@@ -71,9 +70,7 @@ def test_download_goes_past_a_dead_mirror_and_a_wrong_byte(mirrors: tuple[Path, 
     assert (len(loaded.test), loaded.image_shape) == (100, (1, 28, 28))
 
 
-def test_several_at_once_download_once(
-    mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_at_once_download_once(mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: Patch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(_Quiet, "log_message", lambda self, *_: asked.append(self.path))
     named.prepare("mnist", tmp_path / "alone")
@@ -93,9 +90,7 @@ def test_download_that_fails_everywhere_leaves_nothing(mirrors: tuple[Path, Path
     assert list((tmp_path / "data/MNIST/raw").iterdir()) == []
 
 
-def test_files_put_by_hand_need_no_network(
-    mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_put_by_hand_need_no_network(mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(MNIST, "mirrors", MNIST.mirrors[:1])
     raw = tmp_path / "data/MNIST/raw"
     raw.mkdir(parents=True)
@@ -183,7 +178,7 @@ def test_a_folder_of_ones_own(workdir: Path, packed: bool) -> None:
     write_folder(Path("mine"), packed)
     before = sorted(Path("mine").iterdir())
     run = fit("--data.dataset=mine", "--max_epochs=2", "--data.batch_size=8")
-    weight = read(run / "checkpoints/last.ckpt")["state_dict"]["linear.weight"]
+    weight = weights_of(run)["linear.weight"]
     assert weight.shape == (FOLDER_CLASSES, FOLDER_SHAPE[0] * FOLDER_SHAPE[1])
     assert sorted(Path("mine").iterdir()) == before
     fit("--resume=last", "--max_epochs=3")
@@ -217,7 +212,7 @@ def test_images_stay_in_their_file(tmp_path: Path) -> None:
     assert pixels.shape == (2, 1, 28, 28) and labels.dtype == torch.int64
 
 
-def test_a_folder_that_lacks_a_file_or_has_a_damaged_one(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_lacks_a_file_or_has_a_damaged_one(workdir: Path, capsys: Capsys) -> None:
     write_folder(Path("mine"), True)
     whole = (Path("mine") / f"{NAMES[0]}.gz").read_bytes()
     for content in (whole[:-9], b"not gzip"):

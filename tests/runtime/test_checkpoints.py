@@ -10,13 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from conftest import curves, fit, newest, not_on_windows, outcome, refused, state, typed
+from conftest import Capsys, Patch, curves, fit, killed_in, newest, not_on_windows, outcome, refused, state, typed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import tensorboard
@@ -31,22 +31,6 @@ from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
 CUT = [*INTERVAL, "--max_steps=250"]
-
-
-@contextlib.contextmanager
-def killed_in(owner: object, name: str, first: Callable[..., object] | None = None, call: int = 1) -> Iterator[None]:
-    """What runs inside dies at that call of a function, after it did what `first` does."""
-    count = itertools.count(1)
-
-    def die(*args: Any) -> None:
-        if first is not None:
-            first(*args)
-        if next(count) == call:
-            raise SystemExit("killed")
-
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
-        patch.setattr(owner, name, die)
-        yield
 
 
 def fit_until(save: int, *flags: str) -> bool:
@@ -109,7 +93,7 @@ def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str)
         assert curves(run)[tag] == curves(whole)[tag]
 
 
-def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: Capsys) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.2"]
     long = curves(fit(*flags, "--max_epochs=4"))
     fit(*flags, "--max_epochs=2")
@@ -124,7 +108,7 @@ def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pyte
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, [*EPOCHS, "--data.steps_per_execution=3"]])
 def test_a_signal_at_any_call_saves_first(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
+    workdir: Path, monkeypatch: Patch, capsys: Capsys, flags: list[str], signum: int
 ) -> None:
     monkeypatch.setenv("PATH", str(workdir))  # where Python is not found by its name
     expected = outcome(fit(*flags))
@@ -263,7 +247,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_a_bad_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_a_bad_checkpoint_is_refused(workdir: Path, capsys: Capsys, name: str) -> None:
     run = fit("--data.dataset=mnist", "--max_epochs=1")
     spoil, named = BAD_CHECKPOINTS[name]
     spoil(run / "checkpoints" / "last.ckpt")

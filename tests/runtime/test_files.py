@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Patch
 
 from logreg_lightning.runtime import files
 from logreg_lightning.runtime.files import LOCK, atomic_write, locked, replace
@@ -38,7 +39,7 @@ def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch: Patch) -> None:
     target = tmp_path / "file"
     atomic_write(target, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(SystemExit("killed")))
@@ -51,13 +52,13 @@ def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_temporary_files_of_the_system_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_of_the_system_are_not_used(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     atomic_write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_what_another_program_holds_is_replaced_a_moment_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_program_holds_is_replaced_a_moment_later(tmp_path: Path, monkeypatch: Patch) -> None:
     target, failures = tmp_path / "file", 3
     rename = Path.replace
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import fit, state
+from conftest import Capsys, Patch, config_of, fit, ready, results_of, state
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -74,32 +74,32 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(initialize.balanced(torch.from_numpy(labels).bincount()).numpy(), expected, rtol=DOUBLE)
 
 
-def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: Capsys) -> None:
     run = fit("--data.dataset=mnist")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = config_of(run)
     lr, decay = config["model"]["lr"], config["model"]["weight_decay"]
     assert config["data"]["batch_size"] == 11 and config["max_epochs"] == 40
     chosen = f"Training for 2,000 steps of 11 images, 40 epochs, with lr {lr:g}, weight_decay {decay:g}"
     assert chosen in capsys.readouterr().out
-    results = yaml.safe_load((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert (results["lr"], results["weight_decay"], results["batch_size"]) == (lr, decay, 11)
     told = yaml.safe_load((run / "hparams.yaml").read_text(encoding="utf-8"))
     assert (told["lr"], told["weight_decay"], told["batch_size"]) == (lr, decay, 11)
     again = fit(f"--config={run}/config.yaml")
     assert state(again) == state(run)
     fit("--resume=last", "--max_epochs=41")
-    assert yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))["model"] == config["model"]
+    assert config_of(again)["model"] == config["model"]
     resumed = fit_in_python(ImageDataModule("auto"), resume=str(run), pictures=False)  # finished: auto is what it was
     assert resumed.results == results
 
 
-def test_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: Patch) -> None:
     fit("--data.dataset=mnist", "--max_epochs=1")
     monkeypatch.setattr(initialize, "survey", lambda *_: pytest.fail("the checkpoint has all that is needed"))
     fit("--resume=last", "--max_epochs=2")
 
 
-def test_a_run_that_was_too_short_says_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_too_short_says_so(workdir: Path, capsys: Capsys) -> None:
     fit("--data.dataset=mnist", "--model.lr=1e-4", "--model.schedule=constant", "--max_epochs=8")
     assert "Note: val/loss was still falling" in capsys.readouterr().out
 
@@ -112,7 +112,7 @@ def test_a_number_overrules(workdir: Path) -> None:
 
 def test_max_steps_ends_a_run_of_as_many_epochs_as_it_takes(workdir: Path) -> None:
     run = fit("--data.dataset=mnist", "--max_steps=2500")
-    results = yaml.safe_load((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert (results["steps"], results["epochs"]) == (2500, 50)
 
 
@@ -123,9 +123,7 @@ QUIET: dict[str, Any] = {
 
 
 def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
-    data = ImageDataModule("mnist", batch_size=8)
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("mnist", batch_size=8))
     indices = data.train_indices
     images, labels = data.data.train.pixels[indices], data.data.train.labels[indices]
     ours, theirs = (LogisticRegression(784, 10, class_weight="balanced") for _ in range(2))
@@ -149,11 +147,9 @@ def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
     assert torch.equal(again.linear.weight, theirs.linear.weight)
 
 
-def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = ImageDataModule("digits")
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("digits"))
     decay = 1 / len(data.train_indices)  # scikit-learn's C = 1
     run = fit_in_python(data, weight_decay=decay, calibrate=False, max_epochs=120, pictures=False)
     pixels, labels = data.data.train.pixels[data.train_indices], data.data.train.labels[data.train_indices]

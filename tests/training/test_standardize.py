@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from conftest import Patch
 from tolerance import DOUBLE
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def test_equal_images_are_left_as_they_are() -> None:
     assert survey([(images, torch.tensor([0, 1, 0, 1]))], 2).scale.tolist() == [1, 1, 1, 1]
 
 
-def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: Patch) -> None:
     monkeypatch.setattr(standardize, "SAMPLE", 500)
     numbers = torch.arange(20_000)
     images = torch.stack([numbers % 256, numbers // 256], 1).to(torch.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit
+from conftest import Capsys, fit, ready
 from torch import Tensor, nn
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, load
@@ -75,7 +75,7 @@ def stock_run(epochs: int, **data: Any) -> LogisticRegression:
     return model
 
 
-def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: Capsys) -> None:
     model = stock_run(2, datamodule=ImageDataModule("mnist", batch_size=8))
     [file] = Path("lightning_logs/version_0/checkpoints").iterdir()
     assert file.name == "epoch=1-step=136.ckpt"
@@ -92,12 +92,8 @@ def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: pytest.Capture
     assert Path("page.html").is_file()
 
 
-def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ImageDataModule("mnist")
-    data.prepare_data()
-    data.setup()
+def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(workdir: Path, capsys: Capsys) -> None:
+    data = ready(ImageDataModule("mnist"))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data.data.train.take(data.train_indices)), 32)
     stock_run(1, train_dataloaders=loader, val_dataloaders=loader)
     capsys.readouterr()
@@ -109,7 +105,7 @@ def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(
     assert json.loads(capsys.readouterr().out)["dataset"] == "mnist"
 
 
-def test_another_model_is_refused_not_misread(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_is_refused_not_misread(workdir: Path, capsys: Capsys) -> None:
     class Deep(LogisticRegression):
         def forward(self, images: Tensor) -> Tensor:
             return -super().forward(images)

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit
+from conftest import Patch, events_of, fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from logreg_lightning.model import LogisticRegression
@@ -28,8 +28,7 @@ TAGS = {
 
 
 def events(run: Path) -> EventAccumulator:
-    found = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
-    found.Reload()
+    found = events_of(run)
     return found
 
 
@@ -46,7 +45,7 @@ def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
-def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: Patch) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=3", "--pictures=true"]
     assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
     monkeypatch.setattr(figures.WeightFigures, "SHARE", float("inf"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import fit
+from conftest import Patch, fit
 
 import logreg_lightning
 
@@ -50,9 +50,7 @@ def test_what_uses_a_model_loads_no_lightning(workdir: Path, commands: list[list
 
 
 @pytest.mark.parametrize("module_first", [True, False])
-def test_fit_and_sweep_are_functions_whatever_was_imported_before(
-    monkeypatch: pytest.MonkeyPatch, module_first: bool
-) -> None:
+def test_fit_and_sweep_are_functions_whatever_was_imported_before(monkeypatch: Patch, module_first: bool) -> None:
     for name in ("fit", "sweep"):
         monkeypatch.delattr(logreg_lightning, name)
         monkeypatch.delitem(sys.modules, f"logreg_lightning.{name}")

@@ -22,7 +22,7 @@ import PIL.ImageDraw
 import PIL.PngImagePlugin
 import pytest
 import torch
-from conftest import fit
+from conftest import Capsys, fit
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import LogisticRegression, load
@@ -618,7 +618,7 @@ def test_only_models_of_digits_like_mnists_take_drawings() -> None:
     assert not takes(1, 8, 8) and not takes(3, 28, 28)
 
 
-def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: Capsys) -> None:
     Path("mine").mkdir()
     for split, count in (("train", 60), ("test", 20)):
         np.save(f"mine/{split}_features.npy", np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32))
@@ -636,7 +636,7 @@ def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: pytes
         page(LogisticRegression(1280, 2, image_shape=(3, 224, 224), backbone=backbone).classifier())
 
 
-def test_export_writes_the_page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_writes_the_page(workdir: Path, capsys: Capsys) -> None:
     run = fit("--data.dataset=mnist", "--max_epochs=1")
     capsys.readouterr()
     export.main([str(run), "page.html"])

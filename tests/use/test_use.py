@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import documented, fit
+from conftest import Capsys, Patch, documented, fit, results_of
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import ImageDataModule, load
@@ -24,15 +23,6 @@ from logreg_lightning.use import evaluate, export, predict
 
 ROOT = Path(__file__).parents[2]
 Main = Callable[[list[str]], None]
-
-
-@pytest.fixture
-def run(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in the current folder, trained once."""
-    kept, folder = tmp_path_factory.getbasetemp() / "run", Path("lightning_logs/version_0")
-    if not kept.exists():
-        shutil.copytree(fit("--data.dataset=mnist", "--max_epochs=2"), kept)
-    return folder if folder.exists() else Path(shutil.copytree(kept, folder))
 
 
 def pictures(count: int) -> list[Path]:
@@ -48,10 +38,10 @@ def pictures(count: int) -> list[Path]:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluates_to_what_training_wrote(run: Path, capsys: pytest.CaptureFixture[str], split: str) -> None:
+def test_evaluates_to_what_training_wrote(run: Path, capsys: Capsys, split: str) -> None:
     evaluate.main([str(run), f"--split={split}", "--json"])
     found = json.loads(capsys.readouterr().out)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     for name in ("accuracy", "loss", *(["calibration_error"] if split == "test" else [])):
         assert found[name] == results[f"{split}/{name}"], name
     confusion = np.array(found["confusion_matrix"])
@@ -65,7 +55,7 @@ def test_evaluates_to_what_training_wrote(run: Path, capsys: pytest.CaptureFixtu
     assert f"{found['accuracy']:.5g}" in table and "confusion matrix" in table
 
 
-def test_predicts_as_the_model_does(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predicts_as_the_model_does(run: Path, capsys: Capsys) -> None:
     paths = pictures(20)
     predict.main([str(run), "pictures", "--format=csv", "--top=2"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -95,7 +85,7 @@ def test_writes_pictures_only_where_it_says(run: Path) -> None:
         predict.main([str(run), str(paths[0]), "--picture=nowhere/seen.png"])
 
 
-def test_names_and_skips_what_is_no_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_and_skips_what_is_no_picture(run: Path, capsys: Capsys) -> None:
     paths = pictures(3)
     Path("pictures/notes.txt").write_text("hello", encoding="utf-8")
     Path("pictures/cut.png").write_bytes(paths[0].read_bytes()[:200])
@@ -155,7 +145,7 @@ def test_transparent_is_white_and_exif_is_upright(run: Path) -> None:
     assert np.array_equal(np.asarray(read_picture(Path("turned.png"))), np.rot90(np.asarray(turned), -1))
 
 
-def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: Capsys) -> None:
     import onnx
     import onnxruntime
 
@@ -171,7 +161,7 @@ def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: pytest.CaptureFi
     assert json.loads(about["classes"]) == list(map(str, range(10))) and "divided by 255" in about["preprocessing"]
 
 
-def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(export, "compare", lambda *_: 0.5)
     with pytest.raises(SystemExit, match=r"^1$"):
         export.main([str(run), "model.onnx"])
@@ -179,7 +169,7 @@ def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_documented_programs_run(run: Path, capsys: pytest.CaptureFixture[str], page: str) -> None:
+def test_documented_programs_run(run: Path, capsys: Capsys, page: str) -> None:
     pictures(1)[0].rename("my.png")
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
     exec(compile("\n".join(blocks), page, "exec"), {})
@@ -194,7 +184,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("main", "flags"), COMMANDS)
-def test_documented_commands_run(run: Path, capsys: pytest.CaptureFixture[str], main: Main, flags: str) -> None:
+def test_documented_commands_run(run: Path, capsys: Capsys, main: Main, flags: str) -> None:
     [picture] = pictures(1)
     Path("docs/pictures").mkdir(parents=True)
     for name in ("my.png", "photo.jpg", "docs/pictures/my.png"):
@@ -224,9 +214,7 @@ WRONG: list[tuple[Main, str, str]] = [
 
 
 @pytest.mark.parametrize(("main", "flags", "named"), WRONG)
-def test_wrong_input_gets_one_sentence(
-    run: Path, capsys: pytest.CaptureFixture[str], main: Main, flags: str, named: str
-) -> None:
+def test_wrong_input_gets_one_sentence(run: Path, capsys: Capsys, main: Main, flags: str, named: str) -> None:
     Path("empty").mkdir()
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
@@ -238,7 +226,7 @@ def test_wrong_input_gets_one_sentence(
 
 
 @pytest.mark.parametrize("module", [evaluate, predict, export])
-def test_help_starts_with_an_example_and_there_is_a_version(module: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_starts_with_an_example_and_there_is_a_version(module: object, capsys: Capsys) -> None:
     main: Main = module.main  # type: ignore[attr-defined]
     name = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import random
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +34,18 @@ from logreg_lightning.runtime.files import LOCK
 
 Capsys = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def idx(values: np.ndarray) -> bytes:
     """Unsigned bytes in the IDX format."""
     return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.astype(np.uint8).tobytes()
+
+
+QUIET: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+ALONE: dict[str, Any] = {**QUIET, "logger": False, "enable_checkpointing": False}
+"""Settings of a stock trainer; alone, it leaves no file."""
 
 
 @functools.cache
@@ -51,6 +59,17 @@ def small_mnist(train: int = 600, test: int = 100) -> dict[str, bytes]:
         pixels[np.arange(count), targets * 2] = 255
         files[images], files[labels] = idx(pixels), idx(targets)
     return files
+
+
+def write_idx(folder: Path, packed: bool = False, seed: int = 0) -> None:
+    """A data set in MNIST's format with three classes and images of 5 x 9."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for images, targets, count in ((NAMES[0], NAMES[1], 90), (NAMES[2], NAMES[3], 30)):
+        content = {images: rng.integers(0, 256, (count, 5, 9)), targets: np.arange(count) % 3}
+        for name, values in content.items():
+            file = folder / (f"{name}.gz" if packed else name)
+            file.write_bytes(gzip.compress(idx(values)) if packed else idx(values))
 
 
 COLORS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
@@ -67,6 +86,16 @@ def write_pictures(folder: Path, per_class: int = 30, names: tuple[str, ...] = (
                 (np.array(COLORS.get(name, (40, 200, 40))) + rng.integers(-30, 30, size)).clip(0, 255).astype(np.uint8)
             )
             PIL.Image.fromarray(pixels).save(folder / name / f"{number}.{'png' if number % 2 else 'jpg'}")
+
+
+def write_features(folder: Path, train: int = 80, test: int = 20) -> None:
+    """A folder of six features of two classes that lie apart, computed by somebody else."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for split, count in (("train", train), ("test", test)):
+        labels = np.arange(count) % 2
+        np.save(folder / f"{split}_labels.npy", labels)
+        np.save(folder / f"{split}_features.npy", rng.normal(size=(count, 6)) + 3 * labels[:, None])
 
 
 def not_on_windows(reason: str) -> pytest.MarkDecorator:
@@ -163,6 +192,15 @@ def fit(*flags: str) -> Path:
     return newest()
 
 
+def run_script(name: str, *words: str | bytes, encoding: str = "utf-8", **environment: str) -> str:
+    """What a script prints in a process of its own; it must end well."""
+    command: list[str | bytes | Path] = [sys.executable, SCRIPTS / f"{name}.py", *words]
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
+    printed, errors = done.stdout.decode(encoding), done.stderr.decode(encoding)
+    assert done.returncode == 0 and "Traceback" not in errors, printed + errors
+    return printed
+
+
 def documented(script: str) -> list[str]:
     """What follows the script's name in each of its commands in README.md, docs/, configs/ and its docstring."""
     root = Path(__file__).parents[1]
@@ -201,15 +239,37 @@ def killed_in(owner: object, name: str, first: Callable[..., object] | None = No
     """What runs inside dies at that call of a function, after it did what `first` does."""
     count = itertools.count(1)
 
-    def die(*args: Any, **kwargs: Any) -> None:
-        if first is not None:
-            first(*args, **kwargs)
+    def die(*args: Any, **kwargs: Any) -> Any:
+        done = first and first(*args, **kwargs)
         if next(count) == call:
             raise SystemExit("killed")
+        return done
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
         patch.setattr(owner, name, die)
         yield
+
+
+INTERRUPTED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+"""What a signal that interrupts a training ends as, in Python."""
+
+
+@contextlib.contextmanager
+def signalled_in(model: Any, number: int, signum: int) -> Iterator[None]:
+    """The first step or call of that number is interrupted by a signal; the handlers stay what they were."""
+    step, left, before = model.training_step, [1], {one: signal.getsignal(one) for one in signal.valid_signals()}
+
+    def step_then_signal(self: Any, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == number and left:
+            left.clear()
+            signal.raise_signal(signum)
+            assert signal.getsignal(signum) == before[signal.Signals(signum)]  # a second one does what it always did
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "training_step", step_then_signal)
+        yield
+    assert {one: signal.getsignal(one) for one in signal.valid_signals()} == before
 
 
 def ready(data: ImageDataModule) -> ImageDataModule:
@@ -239,6 +299,16 @@ def events_of(run: Path) -> EventAccumulator:
     events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     return events
+
+
+def said_by(main: Callable[[list[str]], None], words: Sequence[object], capsys: Capsys) -> str:
+    """What a command prints, which ends well."""
+    capsys.readouterr()
+    try:
+        main([str(word) for word in words])
+    except SystemExit as ended:
+        assert not ended.code
+    return capsys.readouterr().out
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Capsys, Patch, contents
+from conftest import Capsys, Patch, contents, said_by
 
 from benchmarks import images, measure, report, threads
 from benchmarks import run as command
@@ -51,17 +51,9 @@ def here(monkeypatch: Patch) -> Iterator[None]:
     torch.set_num_threads(count)
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *flags], capture_output=True, text=True, check=False
-    )
-
-
 def test_what_is_measured_has_a_process_of_its_own(workdir: Path) -> None:
-    done = run("--quick", "--json_=true", "--only=evaluate")
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--json_=true", "--only=evaluate"]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert measured["evaluate"]["this project"][0]["whole"] > 1 and "torch" in measured["machine"]
 
 
@@ -144,8 +136,8 @@ def test_bad_input_is_one_sentence(workdir: Path, flags: list[str], capsys: Caps
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: Capsys) -> None:
     page = tmp_path / "page.md"
     page.write_text(report.begin() + "as before\n" + report.END, encoding="utf-8")
-    command.main(["--only=gpu", f"--write={page}"])
-    assert capsys.readouterr().out == f"{command.NO_GPU}\n" and "as before" in page.read_text(encoding="utf-8")
+    printed = said_by(command.main, ["--only=gpu", f"--write={page}"], capsys)
+    assert printed == f"{command.NO_GPU}\n" and "as before" in page.read_text(encoding="utf-8")
 
 
 def test_a_gpus_figures_fill_its_page(tmp_path: Path, monkeypatch: Patch) -> None:

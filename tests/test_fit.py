@@ -7,12 +7,13 @@ import random
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Capsys, Patch, newest, outcome, results_of
+from conftest import INTERRUPTED, Capsys, Patch, newest, outcome, results_of, signalled_in
 from conftest import fit as command
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit
@@ -54,24 +55,13 @@ def test_leaves_the_process_as_it_was(workdir: Path, monkeypatch: Patch) -> None
     assert run.results["command"] is None
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", INTERRUPTED)
 def test_an_interrupt_saves_first_and_the_same_call_resumes(
     workdir: Path, monkeypatch: Patch, capsys: Capsys, signum: signal.Signals
 ) -> None:
     expected = outcome(fit(small(), **SHORT).path)
-    before = [signal.getsignal(number) for number in signal.valid_signals()]
-    step = LogisticRegression.training_step
-
-    def step_then_signal(self: LogisticRegression, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 1:
-            signal.raise_signal(signum)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LogisticRegression, "training_step", step_then_signal)
-        with pytest.raises(KeyboardInterrupt if signum == signal.SIGINT else SystemExit):
-            fit(small(), **SHORT)
-    assert [signal.getsignal(number) for number in signal.valid_signals()] == before
+    with signalled_in(LogisticRegression, 1, signum), pytest.raises(INTERRUPTED[signum]):
+        fit(small(), **SHORT)
     folder = newest()
     assert f"Resume with: fit(data, resume={str(folder)!r})" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"`lr=0.3` contradicts .*, which was started with 0.0"):
@@ -89,27 +79,21 @@ def test_a_finished_run_is_returned_and_grows(workdir: Path) -> None:
     assert grown.path == run.path and grown.results["epochs"] == 4
 
 
-def test_a_module_of_data_serves_several_runs(workdir: Path) -> None:
+@pytest.mark.slow
+def test_a_module_of_data_serves_several_runs_one_of_them_outside_the_main_thread(workdir: Path) -> None:
     data = small()
-    for seed in (1, 2):
-        run = fit(data, seed=seed, **SHORT)
+    first = fit(data, seed=1, **SHORT)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(fit, data, seed=2, **SHORT).result()
+    for seed, run in ((1, first), (2, second)):
         same = command("--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2", f"--seed={seed}")
         assert outcome(run.path) == outcome(same)
-
-
-def test_trains_outside_the_main_thread(workdir: Path) -> None:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(fit(small(), **SHORT)))
-    thread.start()
-    thread.join()
-    assert found[0].results["epochs"] == 2
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
         ({"lr": -1}, "`lr` must be auto or a positive number, not -1"),
-        ({"schedule": "wavy"}, "`schedule` must be constant or cosine"),
         ({"max_epochs": 0}, "`max_epochs` must be at least 1, not 0"),
         ({"resume": "last"}, "no checkpoint found"),
         ({"accelerator": "abacus"}, "`accelerator='abacus'`.* are not available"),
@@ -119,10 +103,6 @@ def test_an_error_names_the_parameter(workdir: Path, wrong: dict[str, Any], name
     with pytest.raises(ValueError, match=named) as caught:
         fit(small(), **{**SHORT, **wrong})
     assert "--" not in str(caught.value).partition(";")[0]
-    assert not Path("lightning_logs").exists()
-
-
-def test_a_parameter_that_nothing_has_is_a_type_error(workdir: Path) -> None:
     with pytest.raises(TypeError, match="learning_rate"):
         fit(small(), learning_rate=0.1)
     assert not Path("lightning_logs").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, Capsys, Patch, fit, refused, results_of, write_pictures
+from conftest import Capsys, Patch, fit, ready, refused, results_of, write_pictures
 
 from logreg_lightning.data.dataset import stratified
 from logreg_lightning.data.pictures import read_picture, to_pixels
@@ -38,31 +38,23 @@ def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: Capsys
     assert "always predicting cats" in printed
 
 
-def module(**settings: object) -> ImageDataModule:
-    data = ImageDataModule("pets", image_size=8, **settings)  # type: ignore[arg-type]
-    data.prepare_data()
-    data.setup()
-    return data
+def module(**settings: Any) -> ImageDataModule:
+    return ready(ImageDataModule("pets", image_size=8, **settings))
 
 
 def test_splits_that_are_there_are_used(workdir: Path) -> None:
     write_pictures(Path("pets/train"), 30)
-    write_pictures(Path("pets/test"), 10)
+    write_pictures(Path("pets/val"), 10)
+    assert module().data.num_test == 20  # val alone is the test set
+    Path("pets/val").rename("pets/test")
     data = module(val_size=0.1)
     assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (54, 6, 20)
     write_pictures(Path("pets/val"), 5)
     data = module()
     assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (60, 10, 20)
-    labels = data.data.train.labels
-    assert sorted(labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
+    assert sorted(data.data.train.labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
     seen = torch.cat([data.train_indices, data.val_indices, data.data.test_indices])  # type: ignore[list-item]
     assert sorted(seen.tolist()) == list(range(90))
-
-
-def test_val_alone_is_the_test_set(workdir: Path) -> None:
-    write_pictures(Path("pets/train"), 30)
-    write_pictures(Path("pets/val"), 10)
-    assert module().data.num_test == 20
 
 
 def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
@@ -117,20 +109,15 @@ def no_class_of_the_test_split_in_train() -> None:
     Path("pets/test/fish").mkdir(parents=True)
 
 
-def empty_classes() -> None:
-    for name in COLORS:
-        Path("pets", name).mkdir()
+WRONG: list[tuple[Callable[[], object], str]] = [
+    (lambda: None, "a folder of pictures for each class, at least two"),
+    (lambda: write_pictures(Path("pets"), 3, ("cats",)), "at least two"),
+    (lambda: write_pictures(Path("pets"), 0), "none of its 0 files"),
+    (no_class_of_the_test_split_in_train, "no class fish"),
+]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda: None, "a folder of pictures for each class, at least two"),
-        (lambda: write_pictures(Path("pets"), 3, ("cats",)), "at least two"),
-        (empty_classes, "none of its 0 files"),
-        (no_class_of_the_test_split_in_train, "no class fish"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "named"), WRONG)
 def test_a_folder_that_is_no_data_set(workdir: Path, capsys: Capsys, spoil: Callable[[], None], named: str) -> None:
     Path("pets").mkdir()
     spoil()
@@ -143,13 +130,7 @@ def test_the_validation_split_is_stratified(workdir: Path, val_size: float, held
     for name, count in (("many", 60), ("some", 20), ("few", 8)):
         write_pictures(Path("pets"), count, (name,))
 
-    def split(seed: int) -> ImageDataModule:
-        data = module(val_size=val_size, val_seed=seed)
-        data.prepare_data()
-        data.setup()
-        return data
-
-    data, again, other = split(0), split(0), split(1)
+    data, again, other = (module(val_size=val_size, val_seed=seed) for seed in (0, 0, 1))
     counts = data.data.train.labels[data.val_indices].bincount(minlength=3)
     by_name = dict(zip(data.data.classes, counts.tolist(), strict=True))
     assert [by_name[name] for name in ("many", "some", "few")] == held_out

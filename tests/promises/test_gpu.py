@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import Patch, fit, outcome, results_of
+from conftest import ALONE, Patch, fit, outcome, results_of
 from test_checkpoints import fit_until
 from tolerance import trained
 from torch import Tensor
@@ -118,13 +118,7 @@ def test_each_fit_of_a_process_records_its_own_graph(workdir: Path, recorders: l
     assert one.graph is not None and two.graph is not None and one.graph is not two.graph
 
 
-QUIET: dict[str, Any] = {
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+ONE: dict[str, Any] = {**ALONE, "devices": 1, "max_epochs": 1}
 
 
 def test_a_model_that_is_fitted_twice_trains_on(workdir: Path) -> None:
@@ -134,7 +128,7 @@ def test_a_model_that_is_fitted_twice_trains_on(workdir: Path) -> None:
         torch.manual_seed(0)
         net = LogisticRegression(784, 10, lr=0.05)
         for _ in range(2):
-            L.Trainer(accelerator=accelerator, max_epochs=1, **QUIET).fit(net, ImageDataModule("mnist", batch_size=4))
+            L.Trainer(**{**ONE, "accelerator": accelerator}).fit(net, ImageDataModule("mnist", batch_size=4))
         found.append(net.linear.weight.detach().cpu())
     torch.testing.assert_close(*found, **NEAR)
 
@@ -146,7 +140,7 @@ def test_images_live_on_the_gpu_once(workdir: Path) -> None:
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             pixels.extend(loader.images.pixels for loader in (trainer.train_dataloader, trainer.val_dataloaders))  # type: ignore[union-attr]
 
-    trainer = L.Trainer(accelerator="gpu", max_epochs=1, callbacks=[Look()], **QUIET)
+    trainer = L.Trainer(**{**ONE, "accelerator": "gpu"}, callbacks=[Look()])
     trainer.fit(LogisticRegression(784, 10), ImageDataModule("mnist", batch_size=8))
     train, val = pixels
     assert train.is_cuda and train.dtype == torch.uint8 and len(train) == 600

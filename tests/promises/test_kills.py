@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import Capsys, outcome
+from conftest import SCRIPTS, Capsys, outcome
 from test_sweep import outcome as sweep_outcome
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
 RUNS = {
     "default": BASE,

@@ -89,22 +89,13 @@ with runpy.run_path(sys.argv[1])["locked"](Path(sys.argv[2]), wait=False):
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LOCKS, files.__file__, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command, pipe = [sys.executable, "-c", LOCKS, files.__file__, str(tmp_path)], subprocess.PIPE
+    holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
     with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
         pass
     holder.kill()
     holder.communicate()
-    with locked(tmp_path, wait=False):
-        pass
-
-
-def test_a_folder_is_locked_until_it_is_left(tmp_path: Path) -> None:
     with locked(tmp_path, wait=False), pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
         pass
     with locked(tmp_path, wait=False):

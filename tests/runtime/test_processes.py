@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import fit, not_on_windows, outcome, results_of, small_mnist, weights_of
+from conftest import SCRIPTS, fit, newest, not_on_windows, outcome, results_of, run_script, small_mnist, weights_of
 from tolerance import LOSS, assert_trained_alike
-from torch import Tensor
 
 pytestmark = pytest.mark.slow
 
-FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
+FIT = str(SCRIPTS / "fit.py")
 FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu", "--pictures=false"]
 FLAGS += ["--model.schedule=constant"]
 # 540 images are 77 x 7 + 1
 
 
 def run(*flags: str, **environment: str) -> Path:
-    env = {**os.environ, **environment}
-    done = subprocess.run([sys.executable, FIT, *flags], capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nRun: ") == 1
-    return max(Path("lightning_logs").iterdir(), key=lambda run: int(run.name.split("_")[1]))
-
-
-def weights(run: Path) -> dict[str, Tensor]:
-    return dict(weights_of(run))
+    assert run_script("fit", *flags, **environment).count("\nRun: ") == 1
+    return newest()
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     one = fit(*FLAGS)
     two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2", PL_GLOBAL_SEED="5")
     assert outcome(two) == outcome(again)
-    assert_trained_alike(weights(two), weights(one), 2 * 78)
+    assert_trained_alike(weights_of(two), weights_of(one), 2 * 78)
     results = [results_of(folder) for folder in (one, two)]
     assert [found["devices"] for found in results] == [1, 2]
     assert results[0]["steps"] == results[1]["steps"] == 2 * 78
@@ -61,7 +52,7 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     run("--resume", str(one), "--max_epochs=4", "--devices=2")
     fit("--resume", str(two), "--max_epochs=4", "--devices=1")
     for short in (one, two):
-        assert_trained_alike(weights(short), weights(long), 4 * 78)
+        assert_trained_alike(weights_of(short), weights_of(long), 4 * 78)
 
 
 def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_environment_overrules_the_choice(monkeypatch: Patch) -> None:
     assert threads_for(1) == 8
 
 
-def test_leaves_the_number_as_it_was(monkeypatch: Patch) -> None:
+def test_leaves_the_number_as_it_was() -> None:
     before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     with use_threads(3):
         assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
@@ -76,6 +76,5 @@ def test_waiting_is_short_unless_the_environment_says_otherwise(given: dict[str,
 def test_results_do_not_depend_on_who_chose_it(workdir: Path) -> None:
     flags = ["--data.dataset=mnist", "--max_epochs=1"]
     chosen = fit(*flags)
-    number = config_of(chosen)["threads"]
-    results = [results_of(run) for run in (chosen, fit(*flags, f"--threads={number}"))]
+    results = [results_of(run) for run in (chosen, fit(*flags, f"--threads={config_of(chosen)['threads']}"))]
     assert results[0]["test/loss"] == results[1]["test/loss"]

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import Capsys, Patch, curves, fit, results_of
+from conftest import ALONE, Capsys, Patch, curves, fit, results_of, said_by
 from sklearn.metrics import balanced_accuracy_score
 from tolerance import EPS, LOSS
 from torch.nn import functional as F
@@ -79,17 +79,14 @@ def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(noise: Path, 
     plain = results_of(fit("--data.dataset=pictures", "--model.calibrate=false"))
     assert plain["val/loss"] > math.log(2) and plain["temperature"] == 1
     assert plain["test/accuracy"] == results["test/accuracy"]
-
-
-def test_a_test_set_that_is_watched_chooses_no_temperature(noise: Path) -> None:
-    run = fit("--data.dataset=pictures", "--data.val_size=0")
-    assert results_of(run)["temperature"] == 1
+    watched = fit("--data.dataset=pictures", "--data.val_size=0")  # a test set that is watched chooses no temperature
+    assert results_of(watched)["temperature"] == 1
 
 
 def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: Path) -> None:
-    data, quiet = ImageDataModule("mnist"), {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    data = ImageDataModule("mnist")
     model = LogisticRegression(784, 10)
-    trainer = L.Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
+    trainer = L.Trainer(max_epochs=1, num_sanity_val_steps=0, **ALONE)
     assert model.temperature is not None
     model.temperature.fill_(64)
     trainer.fit(model, datamodule=data)
@@ -108,9 +105,7 @@ def test_evaluates_weighted_losses_as_training_did(noise: Path, capsys: Capsys) 
     for number in range(4, 40):
         (noise / "left" / f"{number}.png").unlink()
     run = fit("--data.dataset=pictures", "--model.class_weight=balanced", "--model.calibrate=false", "--max_epochs=2")
-    capsys.readouterr()
-    evaluate.main([str(run), "--json"])
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(said_by(evaluate.main, [run, "--json"], capsys))
     results = results_of(run)
     assert found["loss"] == results["test/loss"] and found["balanced_accuracy"] == results["test/balanced_accuracy"]
     model = LogisticRegression.load(run)

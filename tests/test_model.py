@@ -63,6 +63,33 @@ def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) ->
     assert results_of(run)["steps"] == 2 * 68
 
 
+def test_the_default_recipe_leaves_what_a_plain_loop_over_the_folded_weights_leaves(workdir: Path) -> None:
+    """Autograd over the weights as they act on pixels; then the chain rule, weight decay and the schedule by hand."""
+    run = fit("--data.dataset=mnist", f"--threads={torch.get_num_threads()}", "--max_epochs=3")
+    torch.manual_seed(0)
+    data = ready(ImageDataModule("mnist"))
+    model, loader = LogisticRegression.load(run), data.train_dataloader()
+    assert model.standardizer is not None
+    mean, scale = model.standardizer.mean * 255, model.standardizer.scale / 255
+    weight, bias = torch.zeros(10, 784), torch.zeros(10)
+    optimizer = torch.optim.SGD([weight, bias], lr=1.0, momentum=0.9)
+    step, steps = 0, 3 * data.steps_per_epoch
+    for epoch in range(3):
+        for indices in torch.split(loader.order(epoch), data.batch_size):
+            images, labels = data.data.train.pixels[indices].flatten(1).float(), data.data.train.labels[indices]
+            folded = (weight * scale).requires_grad_()
+            shifted = (bias - (folded.detach() * mean).sum(1)).requires_grad_()
+            nn.CrossEntropyLoss()(nn.functional.linear(images, folded, shifted), labels).backward()
+            assert folded.grad is not None and shifted.grad is not None
+            weight.grad = folded.grad.addr(shifted.grad, mean, alpha=-1) * scale
+            weight.grad.add_(weight, alpha=model.weight_decay)
+            bias.grad = shifted.grad
+            optimizer.param_groups[0]["lr"] = model.lr * (1 + math.cos(math.pi * step / steps)) / 2
+            optimizer.step()
+            step += 1
+    assert step == steps and torch.equal(model.linear.weight, weight) and torch.equal(model.linear.bias, bias)
+
+
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_the_folded_step_is_that_of_a_plain_loop_over_standardised_floats(
     workdir: Path, class_weight: str | None

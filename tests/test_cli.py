@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 QUICK = ["--data.dataset=digits", "--max_epochs=1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", documented("fit.py"))
 def test_documented_commands_run(workdir: Path, command: str, capsys: Capsys) -> None:
     import torch

@@ -57,7 +57,7 @@ def test_leaves_the_process_as_it_was(workdir: Path, monkeypatch: Patch) -> None
     assert run.results["command"] is None
 
 
-@pytest.mark.parametrize("signum", INTERRUPTED)
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_saves_first_and_the_same_call_resumes(
     workdir: Path, monkeypatch: Patch, capsys: Capsys, signum: signal.Signals
 ) -> None:

@@ -310,6 +310,7 @@ def test_draws_are_even_on_their_scale() -> None:
     assert {setting["seed"] for setting in drawn} == {3, 4, 5} and {s["schedule"] for s in drawn} == {"constant"}
 
 
+@pytest.mark.slow
 def test_a_sweeps_config_repeats_it(workdir: Path) -> None:
     first = main(*FLAGS, *GRID, "--seed=1,2")
     second = main("--config", str(first / "config.yaml"))
@@ -317,6 +318,7 @@ def test_a_sweeps_config_repeats_it(workdir: Path) -> None:
     assert {row["seed"] for row in table(first)} == {"1", "2"}
 
 
+@pytest.mark.slow
 def test_lists_in_a_config_are_the_flags_commas(workdir: Path) -> None:
     settings = {"lr": [0.01, "0.3x"], "momentum": [0, 0.9], "schedule": ["cosine", "constant"]}
     Path("my.yaml").write_text(yaml.safe_dump({"model": settings, "seed": [1, 2]}), encoding="utf-8")
@@ -488,6 +490,7 @@ def test_the_picture_of_random_values_has_a_point_for_each() -> None:
     assert y == pytest.approx([row["val/accuracy"] for row in rows], nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", documented("sweep.py"))
 def test_documented_sweeps_run(workdir: Path, command: str) -> None:
     write_pictures(Path("pets"), 12)

@@ -178,6 +178,7 @@ def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path) -> Non
     assert curves(run) == after
 
 
+@pytest.mark.slow
 def test_same_seed_same_run(workdir: Path) -> None:
     first, second = outcome(fit(*EPOCHS, "--seed=4")), outcome(fit(*EPOCHS, "--seed=4"))
     assert first == second

@@ -26,7 +26,8 @@ TAGS = {
 }
 
 
-@pytest.mark.parametrize("flags", ["--data.val_size=0.1", pytest.param("--data.val_size=0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["--data.val_size=0.1", "--data.val_size=0"])
 def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
     run = fit("--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=2", "--pictures=true", flags)
     fit("--resume=last", "--max_epochs=3", "--pictures=true")

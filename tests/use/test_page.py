@@ -463,6 +463,7 @@ def test_a_picture_is_dropped(open_page: Page) -> None:
     assert open_page.evaluate("document.body.className") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [DIGITS, made_up(3, 8, 8, names=["W" * 60, "a name of some words", "o"])])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_it_fits_any_window(opened: Open, width: int, model: LogisticRegression) -> None:

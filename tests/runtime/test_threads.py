@@ -46,7 +46,7 @@ def test_leaves_the_number_as_it_was() -> None:
 
 
 def test_a_run_says_and_keeps_its_number(workdir: Path, capsys: Capsys) -> None:
-    flags = ["--data.dataset=mnist", "--model.schedule=constant"]
+    flags = ["--data.dataset=mnist", "--data.batch_size=50", "--model.schedule=constant"]
     long = fit(*flags, "--threads=1", "--max_epochs=2")
     run = fit(*flags, "--threads=1", "--max_epochs=1")
     assert "Computing on the CPU with 1 thread\n" in capsys.readouterr().out
@@ -54,10 +54,12 @@ def test_a_run_says_and_keeps_its_number(workdir: Path, capsys: Capsys) -> None:
     assert "Computing on the CPU with 1 thread\n" in capsys.readouterr().out
     assert state(run) == state(long)
     assert config_of(run)["threads"] == 1
-    fit_from_python(ImageDataModule("mnist"), resume=str(newest()), schedule="constant", max_epochs=3, threads=2)
+    data = ImageDataModule("mnist", batch_size=50)
+    fit_from_python(data, resume=str(newest()), schedule="constant", max_epochs=3, threads=2)
     assert "Computing on the CPU with 2 threads\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}])
 def test_waiting_is_short_unless_the_environment_says_otherwise(given: dict[str, str]) -> None:
     """What libgomp read when torch loaded it, which OMP_DISPLAY_ENV makes it print."""

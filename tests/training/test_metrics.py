@@ -66,6 +66,7 @@ def noise(tmp_path: Path, monkeypatch: Patch) -> Path:
     return tmp_path / "pictures"
 
 
+@pytest.mark.slow
 def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(noise: Path, capsys: Capsys) -> None:
     run = fit("--data.dataset=pictures")
     results = results_of(run)

@@ -36,6 +36,8 @@ def untuned(sets: Sets, rates: list[float], seed: int, limits: dict[str, Any]) -
     reached: dict[str, Figures] = {}
     for name, data in sets.items():
         images = ImageDataModule(**data)
+        images.prepare_data()
+        images.setup()
         default = results(images)
         counts = {"images": len(images.train_indices) + len(images.val_indices), "classes": len(images.data.classes)}
         tuned = {f"{AT}{rate}": results(ImageDataModule(**data), lr=rate)["test/accuracy"] for rate in rates}

@@ -14,15 +14,14 @@ COMMANDS = {
     "export": "write a trained model as an ONNX file, or as a page to draw a digit on",
 }
 
-_FOLDERS = dict.fromkeys(("evaluate", "predict", "export"), "use.")
-
 
 def main() -> None:
     """Runs the command that the first word names with the words after it."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv[1:] = words
-        importlib.import_module(f"logreg_lightning.{_FOLDERS.get(name, '')}{name}").main()
+        folder = "" if name in ("fit", "sweep") else "use."
+        importlib.import_module(f"logreg_lightning.{folder}{name}").main()
     elif name in ("-h", "--help"):
         lines = (f"  {command:<10}{does}" for command, does in COMMANDS.items())
         print("usage: logreg-lightning COMMAND ...\n", *lines, "\nlogreg-lightning COMMAND --help", sep="\n")

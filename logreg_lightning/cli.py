@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -27,14 +27,11 @@ class Parser(ArgumentParser):
     """jsonargparse's, which reads settings as UTF-8 whatever the locale."""
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        content = Path(path).read_text(encoding="utf-8")
-        settings: Namespace = self.parse_string(content, os.fspath(path), *args, **kwargs)
-        return settings
+        return cast(Namespace, self.parse_string(Path(path).read_text("utf-8"), os.fspath(path), *args, **kwargs))
 
 
 def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:
     """The parser of the command of that name: its help starts with an example."""
-    version = f"logreg_lightning {importlib.metadata.version('logreg-lightning')}"
     words = started_with(name)
     script = len(words) == 2 and words[1].endswith(".py")
     typed = f"python scripts/{name}.py" if script else f"logreg-lightning {name}"
@@ -42,7 +39,7 @@ def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:
         prog=f"{name}.py" if script else typed,
         exit_on_error=False,
         allow_abbrev=False,
-        version=version,
+        version=f"logreg_lightning {importlib.metadata.version('logreg-lightning')}",
         description=f"Example: {typed} {example}. {purpose}",
     )
 
@@ -89,9 +86,7 @@ def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path
         reason = " ".join(str(error).split())
         raise InputError(f"{folder / 'config.yaml'} does not hold a run's settings ({reason}); fix it") from None
     settings.threads = None  # `fit` takes the run's where the run goes on in one process
-    for key, value in vars(parser.parse_args(argv, defaults=False).as_flat()).items():
-        settings[key] = value
-    return settings
+    return settings.update(parser.parse_args(argv, defaults=False))
 
 
 def _end(parser: ArgumentParser, status: int, sentence: str) -> None:
@@ -112,10 +107,10 @@ def _with_flags(parser: ArgumentParser, message: str) -> str:
     """The message with `lr` and `dataset='digits'` as --model.lr and --data.dataset digits."""
     by_parameter = {re.split(r"[-.]", flag)[-1]: flag for flag in _flags(parser)}
 
-    def flag(found: re.Match[str]) -> str:
-        name, value = found[1], found[2]
+    def flag(match: re.Match[str]) -> str:
+        name, value = match.groups()
         if name not in by_parameter:
-            return found[0]
+            return match[0]
         if value is not None and value[:1] in ("'", '"'):
             value = quoted([ast.literal_eval(value)])
         return by_parameter[name] + (f" {value}" if value is not None else "")
@@ -126,8 +121,8 @@ def _with_flags(parser: ArgumentParser, message: str) -> str:
 def _alternatives(types: str) -> str:
     """`<class 'float'>, typing.Literal['auto']` as `a number or auto`."""
     named = {"float": "a number", "int": "a whole number", "str": "a text"}
-    found = [named.get(kind, words) for kind, words in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types)]
-    return " or ".join(words.replace("'", "") for words in found if words)
+    kinds = [named.get(kind, words) for kind, words in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types)]
+    return " or ".join(words.replace("'", "") for words in kinds if words)
 
 
 def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
@@ -135,18 +130,16 @@ def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(_with_flags(parser, message).split()))
     message = re.sub(
         r"(--[\w.]+): Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors:.* value: (.*)",
-        lambda found: f"{found[1]} must be {_alternatives(found[2])}, not {found[3]}",
+        lambda match: f"{match[1]} must be {_alternatives(match[2])}, not {match[3]}",
         message,
     )
-    files = [word.removeprefix("--config=") for word in words if word.endswith((".yaml", ".yml"))]
-    if files:
-        message = re.sub(
-            r"Problems parsing config|^'utf-8' codec", f"{' or '.join(files)} is not YAML: \\g<0>", message
-        )
+    if files := [word.removeprefix("--config=") for word in words if word.endswith((".yaml", ".yml"))]:
+        broken = f"{' or '.join(files)} is not YAML: \\g<0>"
+        message = re.sub(r"Problems parsing config|^'utf-8' codec", broken, message)
     unknown = re.search(r"--?([\w.-]+)", message) if message.lower().startswith("unrecognized arguments") else None
     if unknown:
         initials = "".join(word[:1] for word in unknown[1].split(".")[-1].split("_"))  # learning_rate is lr
-        named = [flag for flag in _flags(parser) if flag.endswith(f".{initials}")]
-        near = named or difflib.get_close_matches(f"--{unknown[1]}", _flags(parser), n=1)
+        near = [flag for flag in _flags(parser) if flag.endswith(f".{initials}")]
+        near = near or difflib.get_close_matches(f"--{unknown[1]}", _flags(parser), n=1)
         message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
     return message

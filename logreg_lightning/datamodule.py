@@ -76,6 +76,7 @@ class ImageDataModule(L.LightningDataModule):
                 raise InputError(f"`{name}` must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
+        # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
         self.save_hyperparameters()
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
@@ -98,7 +99,7 @@ class ImageDataModule(L.LightningDataModule):
     def copy(self) -> Self:
         """Another one with the same settings, and the same images if they are loaded, to be changed by a training."""
         other = copy.copy(self)
-        for name in ("_hparams", "_hparams_initial"):  # what Lightning keeps them in: a copy would share them
+        for name in ("_hparams", "_hparams_initial"):  # private: nothing public replaces what a copy would share
             setattr(other, name, copy.deepcopy(getattr(self, name)))
         other.trainer = None
         return other
@@ -123,7 +124,7 @@ class ImageDataModule(L.LightningDataModule):
         """Loads the images and splits off the validation set, both once."""
         if stage != "validate" and stage != "test":
             self._seed = None  # each training draws its own
-        if self._loaded is not None:
+        if self._loaded is not None:  # Lightning calls this for each `fit` and `test`
             return
         data = self.source.load()
         indices = data.train_indices if data.train_indices is not None else torch.arange(len(data.train)).int()
@@ -162,7 +163,7 @@ class ImageDataModule(L.LightningDataModule):
         return self._loaded
 
     @property
-    def watches_test(self) -> bool:
+    def validates_on_test(self) -> bool:
         """Whether there is no validation set, so that the test set takes its place during training."""
         return not len(self.val_indices)
 
@@ -170,7 +171,7 @@ class ImageDataModule(L.LightningDataModule):
         """Name and sizes, and what else should be read, a line each."""
         val = (
             f"{len(self.val_indices):,} validation"
-            if not self.watches_test
+            if not self.validates_on_test
             else "no validation images: the test set is watched during training, so it is not unseen"
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
@@ -217,7 +218,7 @@ class ImageDataModule(L.LightningDataModule):
         return EvalLoader(self.data.train, self.train_indices)
 
     def val_dataloader(self) -> EvalLoader:
-        if self.watches_test:
+        if self.validates_on_test:
             return self.test_dataloader()
         return EvalLoader(self._resident(self.data.train), self.val_indices, *self._rank_and_world_size())
 
@@ -235,8 +236,8 @@ class ImageDataModule(L.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         if device.type != "cuda":
             return images
-        for there, copied in self._on_gpu:
-            if there is images and copied.pixels.device == device:
+        for original, copied in self._on_gpu:
+            if original is images and copied.pixels.device == device:
                 return copied
         if images.pixels.nbytes > 0.8 * torch.cuda.mem_get_info(device)[0]:
             return images
@@ -266,7 +267,7 @@ class ImageDataModule(L.LightningDataModule):
         return {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, **self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._seed = state.get("seed")
+        self._seed = state.get("seed")  # Lightning loads it after `setup`, before it asks for a loader
 
     def test_labels(self) -> Tensor:
         """int64 (N,)."""

@@ -87,8 +87,8 @@ def fit(
     given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
     check_given(given)
     ranges.check(**hyperparameters)
-    found = runs.find(resume) if resume is not None else (None, None)
-    with Experiment("version", data, given, hyperparameters, found, verbose=verbose) as experiment:
+    resumed = runs.find(resume) if resume is not None else (None, None)
+    with Experiment("version", data, given, hyperparameters, resumed, verbose=verbose) as experiment:
         # 1. The data.
         images, settings, state = experiment.prepare_data(), experiment.settings, experiment.state
         if (finished := _finished(experiment)) is not None:
@@ -132,10 +132,11 @@ def _figures(saver: Saver, pictures: bool) -> list[L.Callback]:
 
 def _finished(experiment: Experiment) -> Run | None:
     """The run, where it has nothing left to do; says so."""
-    folder, checkpoint, state, run_steps = (
-        getattr(experiment, k) for k in ("folder", "checkpoint", "state", "run_steps")
-    )
-    if state is None or run_steps is None or state["global_step"] < run_steps or not runs.has_results(folder):
+    folder, checkpoint, state = experiment.folder, experiment.checkpoint, experiment.state
+    if folder is None or checkpoint is None or state is None or experiment.run_steps is None:
+        return None
+    # Lightning would train nothing, and leave no metrics to report.
+    if state["global_step"] < experiment.run_steps or not runs.has_results(folder):
         return None
     longer = _train_longer(folder, experiment.settings, state["global_step"])
     say(f"{folder} is finished: {state['global_step']} steps. Train longer with: {longer}")

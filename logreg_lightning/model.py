@@ -31,7 +31,7 @@ from logreg_lightning.runtime.graph import Graph
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.initialize import Initialization
-from logreg_lightning.training.standardize import Scaling, Standardizer
+from logreg_lightning.training.standardize import Standardizer
 from logreg_lightning.training.validation import Calibration, ImageClassifier
 from logreg_lightning.use.classifier import Classifier, features_of, folded_weights
 
@@ -84,6 +84,7 @@ class LogisticRegression(ImageClassifier):
         backbone: Mapping[str, Any] | None = None,
     ) -> None:
         hyperparameters.check(**locals())
+        # `save_hyperparameters` takes these variables as they are when it is called.
         image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
         class_weights = torch.ones(num_classes) if class_weight else None
@@ -156,10 +157,13 @@ class LogisticRegression(ImageClassifier):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD: the steps set its learning rate, and add weight decay, of the weights alone, to its gradients."""
-        fused = True if self.device.type == "cuda" else None  # what a CUDA graph can hold
+        # Lightning calls this in each `fit`, with the model on its device. Only fused SGD takes its learning rate as a
+        # tensor without reading it back, which a CUDA graph forbids.
+        fused = True if self.device.type == "cuda" else None
         return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
     def configure_callbacks(self) -> list[L.Callback]:
+        # Lightning replaces a callback of the same type with one returned here, and moves it to the end.
         given = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         return [kind() for kind in (TrainingCurve, Initialization, Calibration) if kind not in given]
 
@@ -186,8 +190,8 @@ class LogisticRegression(ImageClassifier):
         Returns what `batch_sums` does, and the last step's learning rate.
         """
         steps = Steps.of(batch, self.trainer.world_size)
-        last_step = Plan.in_training(self.trainer).run_steps
-        rates = [self.lr_at(self.global_step + number, last_step) for number in range(len(steps.sizes))]
+        run_steps, first = Plan.in_training(self.trainer).run_steps, self.global_step
+        rates = [self.lr_at(step, run_steps) for step in range(first, first + len(steps.sizes))]
         log_probs = self.run_steps(steps, rates)
         count_steps(self.trainer, len(rates))
         return {**batch_sums(log_probs, steps, self.class_weights), "lr": rates[-1]}
@@ -230,6 +234,7 @@ def gradient(log_probs: Tensor, labels: Tensor, count: int, class_weights: Tenso
         grad_log_probs.scatter_(1, index, -1 / count)
     else:
         grad_log_probs.scatter_(1, index, class_weights[index].to(log_probs.dtype) * (-1 / count))
+    # Private: autograd's own operator has no public name.
     return torch.ops.aten._log_softmax_backward_data(grad_log_probs, log_probs, 1, log_probs.dtype)  # type: ignore[no-any-return]
 
 
@@ -280,7 +285,7 @@ def sgd_steps(
     """
     weight, bias = model.linear.weight, model.linear.bias
     unit = 1 if steps.images.is_floating_point() else 255
-    scaling: Scaling | None = None if model.standardizer is None else model.standardizer.scaling(unit)
+    scaling = None if model.standardizer is None else model.standardizer.scaling(unit)
     class_weights, weight_decay = model.class_weights, model.weight_decay
     all_log_probs = []
     for images, labels, count, rate in mini_batches(steps, rates):
@@ -295,7 +300,7 @@ def sgd_steps(
         weight.grad, bias.grad = (grad_logits.T @ features).to(weight.dtype), grad_logits.sum(0).to(bias.dtype)
         if scaling is not None:
             scaling.unfold(weight.grad, bias.grad)
-        if world_size > 1:
+        if world_size > 1:  # DDP would do it in `backward`, which is not called
             torch.distributed.all_reduce(weight.grad)
             torch.distributed.all_reduce(bias.grad)
         if weight_decay:
@@ -343,11 +348,10 @@ def autograd_steps(
     The optimizer's own learning rates follow the model's schedule. Weight decay is of every weight matrix.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    own, one = model.has_own_forward(), torch.ones((), device=model.device)
+    own_forward, unscaled = model.has_own_forward(), torch.ones((), device=model.device)
 
     def log_probabilities(images: Tensor) -> Tensor:
-        logits = model(images) if own else F.linear(model.features(images), *model.on_pixels(one))
+        logits = model(images) if own_forward else F.linear(model.features(images), *model.on_pixels(unscaled))
         return logits.log_softmax(1)
 
     def loss_and_gradients(images: Tensor, labels: Tensor, count: int, seen: list[Tensor]) -> float:

@@ -141,12 +141,12 @@ def sweep(
     ranges.check(**hyperparameters)
     written = {name: values if isinstance(values, str) else list(values) for name, values in swept.items()}
     given["seed"] = written.pop("seed")
-    found = (find(resume) if resume is not None else None, None)
+    resumed = (find(resume) if resume is not None else None, None)
     # Of groups of different lengths no winner could be chosen.
     may_change = runs.MAY_CHANGE - {"max_epochs", "max_steps"}
-    with Experiment("sweep", data, given, {**hyperparameters, **written}, found, may_change, verbose) as experiment:
+    with Experiment("sweep", data, given, {**hyperparameters, **written}, resumed, may_change, verbose) as experiment:
         images = experiment.prepare_data()
-        if images.watches_test:
+        if images.validates_on_test:
             raise InputError(
                 f"`val_size={images.val_size}` leaves no validation images, by which a sweep chooses; use a larger one"
             )
@@ -247,10 +247,10 @@ def values_of(name: str, given: Any) -> tuple[Any, ...] | str:
             raise InputError(f"`{name}={given!r}` mixes a range with values; use one or the other")
         return given.replace(" ", "")
     values = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
-    found = tuple(dict.fromkeys(_value(name, value) for value in values))
-    if not found:
+    distinct = tuple(dict.fromkeys(_value(name, value) for value in values))
+    if not distinct:
         raise InputError(f"`{name}` has no values")
-    return found
+    return distinct
 
 
 def _value(name: str, given: Any) -> Any:
@@ -341,10 +341,10 @@ class _Group:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         losses, accuracies = self.heads.val_loss.tolist(), self.heads.val_accuracy.tolist()
         rows = {}
-        for number, (index, setting) in enumerate(zip(self.indices, self.heads.settings, strict=True)):
+        for head, (index, setting) in enumerate(zip(self.indices, self.heads.settings, strict=True)):
             own = {f"model.{name}": setting[name] for name in SWEPT if name != "seed"}
-            bad = bool(self.curve.diverged) and self.curve.diverged[number]
-            loss, accuracy = (math.nan, math.nan) if bad else (losses[number], accuracies[number])
+            diverged = bool(self.curve.diverged) and self.curve.diverged[head]
+            loss, accuracy = (math.nan, math.nan) if diverged else (losses[head], accuracies[head])
             rows[index] = {**own, "seed": data.state_dict()["seed"], "val/loss": loss, "val/accuracy": accuracy}
         return rows
 
@@ -369,18 +369,18 @@ class _Trainings:
     def train_all(self) -> list[dict[str, Any]]:
         """Trains what is left of each group; returns the settings' rows."""
         rows: dict[int, dict[str, Any]] = {}
-        for number in range(len(self.groups)):
+        for group in range(len(self.groups)):
             self.last = None  # its weights may be large
-            self.last = self.train(number)
+            self.last = self.train(group)
             self.seconds += self.last.saver.fit_seconds
             rows |= self.last.rows()
         return [rows[index] for index in sorted(rows)]
 
-    def train(self, number: int) -> _Group:
-        """Trains the group of that number, or what is left of it, and validates it."""
-        experiment, indices = self.experiment, self.groups[number]
+    def train(self, group: int) -> _Group:
+        """Trains the group of that index, or what is left of it, and validates it."""
+        experiment, indices = self.experiment, self.groups[group]
         assert experiment.folder is not None
-        file = experiment.folder / "checkpoints" / f"group_{number}.ckpt"
+        file = experiment.folder / "checkpoints" / f"group_{group}.ckpt"
         state = checkpoints.read(file) if file.is_file() else None
         curve = TrainingCurve()
         saver = Saver(curve, file.name, best=None, every=SAVE_EVERY)
@@ -397,7 +397,7 @@ class _Trainings:
             is_trained = state is not None and state["global_step"] >= (experiment.run_steps or 0)
             if not is_trained:
                 together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
-                which = f", group {number + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
+                which = f", group {group + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
                 say(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
@@ -434,8 +434,8 @@ class _Trainings:
         path = Path(noted.get(str(index), "no run yet"))
         if runs.has_results(path):
             return Run(path, runs.read_results(path), LogisticRegression.load(path))
-        [number] = [number for number, indices in enumerate(self.groups) if index in indices]
-        group = self.last if self.last is not None and index in self.last.indices else self.train(number)
+        [its_group] = [group for group, indices in enumerate(self.groups) if index in indices]
+        group = self.last if self.last is not None and index in self.last.indices else self.train(its_group)
         row, head = group.rows()[index], group.indices.index(index)
         with isolate_rng():  # of the first weights that a model draws nothing is used
             model, optimizer = group.heads.model(head)
@@ -453,13 +453,10 @@ class _Trainings:
         experiment.start_logging(trainer, folder, settings)
 
         # What the trainer has trained is this one head from here on.
-        saver.folder, saver.best, saver.seconds = (
-            folder,
-            row["val/accuracy"],
-            group.saver.fit_seconds / len(group.indices),
-        )
-        saver.validated = {name: values[head] for name, values in group.curve.point.items()}
-        saver.validated |= {name: row[name] for name in ("val/loss", "val/accuracy")}
+        saver.folder, saver.best = folder, row["val/accuracy"]
+        saver.seconds = group.saver.fit_seconds / len(group.indices)
+        trained = {name: values[head] for name, values in group.curve.point.items()}
+        saver.validated = {**trained, "val/loss": row["val/loss"], "val/accuracy": row["val/accuracy"]}
         group.curve.point, group.curve.diverged = {}, []
         trainer.callbacks = [group.curve, saver]  # type: ignore[attr-defined]
         trainer.strategy.connect(model)
@@ -544,7 +541,9 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
     order = ranking(*([row[name] for row in named] for name in ("val/accuracy", "val/loss")))
     columns = list(named[0])
     rows = [["index", *columns]]
-    rows += [[str(n), *(_text(named[n][column]) for column in columns)] for n in order[:SHOWN]]
+    for index in order[:SHOWN]:
+        values = [named[index][column] for column in columns]
+        rows.append([str(index), *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     say("\n" + "\n".join("  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows))
     if results["diverged"]:
@@ -561,22 +560,18 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
         say(f"\nNote: {edge}")
 
 
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _edge(named: list[dict[str, Any]], best: int) -> str | None:
     """A sentence where the best value is the largest or the smallest of those tried."""
-    found = []
+    sentences = []
     for name, value in named[best].items():
         tried = {row[name] for row in named}
         if name.startswith("val/") or name == "seed" or isinstance(value, str) or len(tried) < 2:
             continue
         if value == max(tried):
-            found.append(f"{name} {value:g} is the largest that was tried: try larger ones")
+            sentences.append(f"{name} {value:g} is the largest that was tried: try larger ones")
         elif value == min(tried) and value > 0:
-            found.append(f"{name} {value:g} is the smallest that was tried: try smaller ones")
-    return "; ".join(found) or None
+            sentences.append(f"{name} {value:g} is the smallest that was tried: try smaller ones")
+    return "; ".join(sentences) or None
 
 
 # The command line.
@@ -588,17 +583,11 @@ def build_parser() -> ArgumentParser:
         "sweep", "--model.lr 0.01,0.03,0.1 --model.weight_decay 0,1e-3", "Trains many settings at once."
     )
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
-    parser.add_argument(
-        "--promote",
-        "--take",  # its name so far
-        nargs=2,
-        metavar=("INDEX", "SWEEP"),
-        help="Make a run of that setting of a finished sweep, and end.",
-    )
-    swept = {
-        name: parameter.default for name, parameter in inspect.signature(sweep).parameters.items() if name in SWEPT
-    }
-    models = {name: default for name, default in swept.items() if name != "seed"}
+    promote_help = "Make a run of that setting of a finished sweep, and end."
+    # --take is its name so far.
+    parser.add_argument("--promote", "--take", nargs=2, metavar=("INDEX", "SWEEP"), help=promote_help)
+    parameters = inspect.signature(sweep).parameters
+    models = {name: parameters[name].default for name in SWEPT if name != "seed"}
     parser.add_argument("--seed", type=Any, default=0, help="Seeds; those of each seed are trained together.")
     parser.add_function_arguments(
         sweep, skip={*IN_PYTHON_ONLY, *SWEPT, *inspect.signature(LogisticRegression).parameters}

@@ -124,6 +124,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session", autouse=True)
 def event_files_sort() -> None:
     """TensorBoard orders a second's event files of one process by a running number, as text: give all four digits."""
+    # Private, for want of a public way to set where the counting begins.
     event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 

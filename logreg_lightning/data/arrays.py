@@ -34,13 +34,13 @@ class ArrayPictures:
         shape = str(tuple(self.pixels.shape[1:])).encode()
         return [content_of(shape + image.numpy().tobytes()) for image in self.pixels]
 
-    def read(self, number: int) -> Image:
+    def read(self, index: int) -> Image:
         import PIL.Image
 
-        pixels = self.pixels[number].movedim(0, -1).numpy()
+        pixels = self.pixels[index].movedim(0, -1).numpy()
         return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
-    def look(self, indices: Tensor, size: int) -> Tensor:
+    def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         return self.pixels.index_select(0, indices)
 
 
@@ -74,18 +74,18 @@ class ArraySource:
     def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
         if self.holds_features:
             return self._loaded
-        looks = [pictures.look for pictures in self.pictures.values()]
+        sets = (self._loaded.train, self._loaded.test)
         train, test = (
-            Images(values, images.labels, look)
-            for (values, _), images, look in zip(parts, (self._loaded.train, self._loaded.test), looks, strict=True)
+            Images(values, images.labels, pictures)
+            for (values, _), images, pictures in zip(parts, sets, self.pictures.values(), strict=True)
         )
         return dataclasses.replace(self._loaded, train=train, test=test)
 
-    def examples(self, number: int) -> list[Image]:
+    def examples(self, count: int) -> list[Image]:
         if self.holds_features:
             return []
-        pictures = ArrayPictures(self._loaded.train.pixels[:number])
-        return [pictures.read(row) for row in range(len(pictures.pixels))]
+        pictures = ArrayPictures(self._loaded.train.pixels[:count])
+        return [pictures.read(index) for index in range(len(pictures.pixels))]
 
 
 def map_read_only(values: np.ndarray[Any, Any]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,25 +24,21 @@ class Pictures(Protocol):
     @property
     def pixels(self) -> Tensor | None:
         """uint8 (N, C, H, W) where the pictures are such an array already."""
-        ...
 
     @property
     def contents(self) -> Sequence[str]:
         """Of each picture what tells it from others, wherever it lies; empty where it cannot be read."""
-        ...
 
-    def read(self, number: int) -> Image:
+    def read(self, index: int) -> Image:
         """A picture, in mode L or RGB.
 
         Raises:
             OSError: it is not a picture.
             InputError: it is no longer the one that its content was noted of.
         """
-        ...
 
-    def look(self, indices: Tensor, size: int) -> Tensor:
+    def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         """uint8 (n, C, H, W), for a person to see: those at indices (n,), as they are or `size` high and wide."""
-        ...
 
 
 class Source(Protocol):
@@ -60,12 +56,10 @@ class Source(Protocol):
 
     def prepare(self) -> None:
         """Fetches and unpacks files, unless that is done already."""
-        ...
 
     @property
     def pictures(self) -> Mapping[str, Pictures]:
         """Its pictures, in one part or in several, each by a name for what is made of it; `prepare` comes first."""
-        ...
 
     def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
         """The data set, with what was made of its pictures.
@@ -74,11 +68,9 @@ class Source(Protocol):
             parts: For each part of `pictures` the values, uint8 (N, C, H, W) or float (N, features), and which rows
                 hold none because a file is not a picture.
         """
-        ...
 
-    def examples(self, number: int) -> list[Image]:
+    def examples(self, count: int) -> list[Image]:
         """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,12 +80,12 @@ class Images:
     Attributes:
         pixels: uint8 (N, C, H, W), or features, float (N, features).
         labels: int64, shape (N,), each in [0, number of classes).
-        look: Makes the pictures that the features were computed of, see `Pictures.look`; None where there are none.
+        pictures: What the features were computed of; None where that is not known.
     """
 
     pixels: Tensor
     labels: Tensor
-    look: Callable[[Tensor, int], Tensor] | None = None
+    pictures: Pictures | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,7 +94,7 @@ class Images:
         """Copies of the images or features and labels, int64 (n,), at `indices`, int32 (n,)."""
         return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
 
-    def pictures(self, indices: Tensor, size: int) -> Tensor | None:
+    def thumbnails(self, indices: Tensor, size: int) -> Tensor | None:
         """uint8 (n, C, H, W), for a person to see, those of features `size` high and wide; None where there are none.
 
         Args:
@@ -111,7 +103,7 @@ class Images:
         """
         if self.pixels.ndim == 4:
             return self.take(indices)[0]
-        return None if self.look is None else self.look(indices, size)
+        return None if self.pictures is None else self.pictures.thumbnails(indices, size)
 
 
 @dataclass(frozen=True)
@@ -157,8 +149,8 @@ def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:
     """Which of the labels (N,) to hold out, bool (N,): so many of each class, drawn at random."""
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     generator = torch.Generator().manual_seed(seed)
-    for number, quota in enumerate(quotas):
-        of_class = (labels == number).nonzero().flatten()
+    for label, quota in enumerate(quotas):
+        of_class = (labels == label).nonzero().flatten()
         held_out[of_class[torch.randperm(len(of_class), generator=generator)[:quota]]] = True
     return held_out
 
@@ -187,9 +179,15 @@ def content_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+def stat_of(file: Path) -> list[int]:
+    """What changes whenever a file does: its size, and when it and its entry were last written."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
 @contextlib.contextmanager
-def writing(place: Path, or_else: bool = False) -> Iterator[None]:
-    """Says in one sentence that something below `place` cannot be written, and whether digits would need no file.
+def writing(folder: Path, suggest_digits: bool = False) -> Iterator[None]:
+    """Says in one sentence that something in the folder cannot be written, and whether digits would need no file.
 
     Raises:
         InputError: an OSError was raised inside.
@@ -197,7 +195,7 @@ def writing(place: Path, or_else: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        digits = ", or train without files: `dataset='digits'`" if or_else else ""
+        digits = ", or train without files: `dataset='digits'`" if suggest_digits else ""
         raise InputError(
-            f"{error.filename or place} cannot be written ({error.strerror}); set another folder as `root`{digits}"
+            f"{error.filename or folder} cannot be written ({error.strerror}); set another folder as `root`{digits}"
         ) from None

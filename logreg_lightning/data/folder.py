@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg_lightning.data.dataset import Dataset, Images, Pictures, content_of, hold_out, key_of
+from logreg_lightning.data.dataset import Dataset, Images, Pictures, content_of, hold_out, key_of, stat_of
 from logreg_lightning.data.pictures import read_picture, to_pixels
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, read_json, write_json
@@ -50,29 +50,29 @@ class Layout:
     hidden: tuple[Path, ...]
 
 
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def layout(folder: Path) -> Layout:
     """What is in the folder, by its names alone.
 
     Raises:
         InputError: it does not hold a folder for each of two classes.
     """
-
-    def folders(inside: Path) -> list[Path]:
-        return sorted(path for path in inside.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-    inside = {path.name: path for path in folders(folder)}
-    splits: list[str] = [name for name in ("train", "val", "test") if name in inside] if "train" in inside else []
-    tops = [inside[name] for name in splits]
+    by_name = {path.name: path for path in _folders(folder)}
+    splits: list[str] = [name for name in ("train", "val", "test") if name in by_name] if "train" in by_name else []
+    split_folders = [by_name[name] for name in splits]
     if len(splits) < 2:
-        splits, tops = ["all"], tops or [inside.get("all", folder)]
-    classes = tuple(path.name for path in folders(tops[0]))
+        splits, split_folders = ["all"], split_folders or [by_name.get("all", folder)]
+    classes = tuple(path.name for path in _folders(split_folders[0]))
     files: list[tuple[Path, int, int]] = []
     hidden: list[Path] = []
-    for split, top in enumerate(tops):
-        for path in folders(top):
+    for split, split_folder in enumerate(split_folders):
+        for path in _folders(split_folder):
             if path.name not in classes:
-                raise InputError(f"{path}: {tops[0]} has no class {path.name}; move or remove that folder")
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                raise InputError(f"{path}: {split_folders[0]} has no class {path.name}; move or remove that folder")
+            for file in sorted(file for file in path.rglob("*") if file.is_file()):
                 if file.name.startswith("."):
                     hidden.append(file)
                 else:
@@ -117,10 +117,10 @@ class FolderSource:
     def pictures(self) -> dict[str, Pictures]:
         return {key_of(self.folder): self._files}
 
-    def examples(self, number: int) -> list[Image]:
+    def examples(self, count: int) -> list[Image]:
         pictures = []
         files = self.layout.files
-        for path, _, _ in files[:: max(1, len(files) // number)][:number]:
+        for path, _, _ in files[:: max(1, len(files) // count)][:count]:
             with contextlib.suppress(OSError):
                 pictures.append(read_picture(path))
         return pictures
@@ -129,7 +129,7 @@ class FolderSource:
         ((values, unreadable),) = parts
         files, classes = self.layout.files, self.layout.classes
         all_labels = torch.tensor([label for _, _, label in files])
-        images = Images(values, all_labels, self._files.look)
+        images = Images(values, all_labels, self._files)
         is_readable = torch.ones(len(files), dtype=torch.bool)
         is_readable[list(unreadable)] = False
         readable = is_readable.nonzero().flatten()
@@ -140,17 +140,14 @@ class FolderSource:
         skipped = [*self.layout.hidden, *(files[row][0] for row in unreadable)]
         if skipped:
             names = ", ".join(str(path.relative_to(self.folder)) for path in skipped[:3])
-            notes.append(
-                f"skipped {len(skipped)} hidden or unreadable file{'s' if len(skipped) > 1 else ''}: {names}"
-                + (", ..." if len(skipped) > 3 else "")
-            )
+            names += ", ..." if len(skipped) > 3 else ""
+            notes.append(f"skipped {len(skipped)} hidden or unreadable file{'s' if len(skipped) > 1 else ''}: {names}")
         if self.layout.splits == ("all",):
-            of_each = labels.bincount(minlength=len(classes)).tolist()
-            is_test = hold_out(labels, [round(count * TEST_SHARE) for count in of_each], seed=0)
+            counts = labels.bincount(minlength=len(classes)).tolist()
+            is_test = hold_out(labels, [round(count * TEST_SHARE) for count in counts], seed=0)
             is_val = torch.zeros_like(is_test)
-            notes.append(
-                f"no test split: a fifth of each class, {int(is_test.sum()):,} pictures, is held out for testing"
-            )
+            held_out = f"a fifth of each class, {int(is_test.sum()):,} pictures, is held out for testing"
+            notes.append(f"no test split: {held_out}")
         else:
             is_test = splits == len(self.layout.splits) - 1
             is_val = (splits == 1) & ~is_test
@@ -188,14 +185,13 @@ class FilePictures:
 
     @functools.cached_property
     def contents(self) -> list[str]:
-        before = read_json(self.notes) or {}
+        old_notes = read_json(self.notes) or {}
 
         def note(name: str, path: Path) -> list[Any]:
             try:
-                stat = path.stat()
-                seen = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-                noted: list[Any] = before.get(name, [])
-                return noted if noted[:3] == seen else [*seen, content_of(path.read_bytes())]
+                stat = stat_of(path)
+                noted: list[Any] = old_notes.get(name, [])
+                return noted if noted[:3] == stat else [*stat, content_of(path.read_bytes())]
             except OSError:
                 return [0, 0, 0, ""]
 
@@ -204,32 +200,32 @@ class FilePictures:
         chunks = [named[begin : begin + CHUNK] for begin in range(0, len(named), CHUNK)]
         with ThreadPoolExecutor() as pool:
             noted = pool.map(lambda chunk: [(name, note(name, path)) for name, path in chunk], chunks)
-            now = dict(itertools.chain.from_iterable(noted))
-        if now != before:
+            new_notes = dict(itertools.chain.from_iterable(noted))
+        if new_notes != old_notes:
             with contextlib.suppress(OSError):  # then the files are read again the next time
                 self.notes.parent.mkdir(parents=True, exist_ok=True)
                 with locked(self.notes.parent, wait=True):
-                    write_json(self.notes, now)
-        return [now[name][3] for name, _ in named]
+                    write_json(self.notes, new_notes)
+        return [new_notes[name][3] for name, _ in named]
 
-    def read(self, number: int) -> Image:
-        path = self.paths[number]
+    def read(self, index: int) -> Image:
+        path = self.paths[index]
         try:
             data = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path} can no longer be read ({error.strerror}); begin again") from None
-        if content_of(data) != self.contents[number]:
+        if content_of(data) != self.contents[index]:
             raise InputError(f"{path} has just changed; begin again once it no longer does")
         return read_picture(io.BytesIO(data))
 
-    def look(self, indices: Tensor, size: int) -> Tensor:
+    def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         """uint8 (n, 3, size, size), for a person to see; black where a file is gone."""
-        pictures = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
+        thumbnails = np.zeros((len(indices), 3, size, size), dtype=np.uint8)
 
         def draw(row: int) -> None:
             with contextlib.suppress(OSError):
-                pictures[row] = to_pixels(read_picture(self.paths[int(indices[row])]), (3, size, size)).numpy()
+                thumbnails[row] = to_pixels(read_picture(self.paths[int(indices[row])]), (3, size, size)).numpy()
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(draw, range(len(indices))))
-        return torch.from_numpy(pictures)
+        return torch.from_numpy(thumbnails)

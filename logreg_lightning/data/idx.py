@@ -54,7 +54,7 @@ def read_idx(path: Path) -> Tensor:
         shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
         offset = 4 + 4 * dimensions
         expected = offset + math.prod(shape) * dtype.itemsize
-        if size != expected:
+        if size != expected:  # torchvision checks only the .gz: an unpacked file passes however short it is
             raise InputError(f"{path} has {size} bytes where its header promises {expected}; {REPLACE_IT}")
         if 0 in shape or not shape:
             raise InputError(f"{path} holds no values; {REPLACE_IT}")
@@ -96,26 +96,25 @@ def load(folder: Path, root: Path) -> Dataset:
     Raises:
         InputError: its files are missing, damaged, or do not belong together.
     """
-    train_images, train_labels, test_images, test_labels = (place for _, place in _files(folder, root))
+    train_images, train_labels, test_images, test_labels = (raw for _, raw in _files(folder, root))
     train = Images(*read_pair(train_images, train_labels, None))
     classes = tuple(map(str, range(int(train.labels.max()) + 1)))
     return Dataset(str(folder), classes, train, Images(*read_pair(test_images, test_labels, len(classes))))
 
 
 def prepare(folder: Path, root: Path) -> None:
-    """Unpacks the .gz files of the folder under `root`, those that are not there as they are now.
+    """Unpacks the folder's .gz files under `root`, except those that were unpacked since they last changed.
 
     Raises:
         InputError: a file is missing or damaged, or cannot be written.
     """
-    packed = [(file, place) for file, place in _files(folder, root) if file != place]
-    if packed:
-        with writing(root, or_else=True):
-            packed[0][1].parent.mkdir(parents=True, exist_ok=True)
+    if packed_files := [(packed, raw) for packed, raw in _files(folder, root) if packed != raw]:
+        with writing(root, suggest_digits=True):
+            (root / "unpacked" / key_of(folder)).mkdir(parents=True, exist_ok=True)
             with locked(root, wait=True):
-                for file, place in packed:
-                    if not place.exists() or place.stat().st_mtime < file.stat().st_mtime:
-                        _unpack(file, place)
+                for packed, raw in packed_files:
+                    if not raw.exists() or raw.stat().st_mtime < packed.stat().st_mtime:
+                        _unpack(packed, raw)
 
 
 def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
@@ -132,13 +131,13 @@ def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
     return files
 
 
-def _unpack(file: Path, place: Path) -> None:
-    partial = place.with_name(place.name + ".partial")
+def _unpack(packed: Path, raw: Path) -> None:
+    partial = raw.with_name(raw.name + ".partial")
     try:
-        with gzip.open(file) as packed, partial.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 2**20)
-        replace(partial, place)
+        with gzip.open(packed) as source, partial.open("wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+        replace(partial, raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file} is not a complete gzip file ({error}); replace it with a complete copy") from None
+        raise InputError(f"{packed} is not a complete gzip file ({error}); replace it with a complete copy") from None
     finally:
         partial.unlink(missing_ok=True)

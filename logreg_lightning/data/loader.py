@@ -74,12 +74,8 @@ class TrainLoader:
         world_size: int = 1,
         plain: bool = False,
     ) -> None:
-        self.images = images
-        self.plain = plain
-        self.indices = indices
-        self.batch_size = batch_size
-        self.plan = plan
-        self.seed = seed
+        self.images, self.indices, self.plan = images, indices, plan
+        self.batch_size, self.seed, self.plain = batch_size, seed, plain
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.steps_done = 0
@@ -90,7 +86,7 @@ class TrainLoader:
         """Lightning calls `set_epoch` only on a loader's `sampler`."""
         return self
 
-    def __len__(self) -> int:
+    def __len__(self) -> int:  # without it Lightning reads one batch ahead, and a resume would lose that batch
         return len(self.plan.calls)
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,6 +112,7 @@ class TrainLoader:
         batches = torch.split(indices, self.batch_size)
         global_sizes = [len(batch) for batch in batches]
         if self.world_size > 1:
+            # Lightning shares only a real `DataLoader` among processes.
             batches = tuple(batch[self.rank :: self.world_size] for batch in batches)
             indices = torch.cat(batches)
         return Steps(*self.images.take(indices), [len(batch) for batch in batches], global_sizes)
@@ -124,6 +121,7 @@ class TrainLoader:
         return {"epoch": self.epoch, "step": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # With `max_steps` Lightning loads this at an epoch's start too, so the state names its epoch.
         self._resume_at = (state["epoch"], state["step"])
 
 
@@ -139,6 +137,7 @@ class EvalLoader:
     ) -> None:
         self.images = images
         indices = torch.arange(len(images), dtype=torch.int32) if indices is None else indices
+        # `DistributedSampler` would pad: 10,000 images on 3 processes would count as 10,002.
         self.batches = torch.split(indices, batch_size)[rank::world_size] or (indices[:0],)
 
     def __len__(self) -> int:

@@ -48,11 +48,11 @@ def prepare(name: str, root: Path) -> None:
         return
     kind = _torchvision_class(name)
     raw = root / kind.__name__ / "raw"
-    if not _all_there(kind, raw):
-        with writing(root, or_else=True):
+    if not _is_complete(kind, raw):
+        with writing(root, suggest_digits=True):
             raw.mkdir(parents=True, exist_ok=True)
             with locked(root, wait=True):
-                if not _all_there(kind, raw):
+                if not _is_complete(kind, raw):
                     _fetch(kind, name, raw)
 
 
@@ -76,8 +76,8 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
         except (RuntimeError, OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
             tried = ", ".join(getattr(kind, "mirrors", ())) or "its only address"
             reason = " ".join(str(error).split())
-            damaged = [str(f) for f in sorted(raw.glob("*.gz"))]
-            incomplete = f" (of those there, {', '.join(damaged)}, some are missing or damaged)" if damaged else ""
+            packed = ", ".join(str(file) for file in sorted(raw.glob("*.gz")))
+            incomplete = f" (of those there, {packed}, some are missing or damaged)" if packed else ""
             raise InputError(
                 f"{name} cannot be downloaded from {tried}: {reason}. Put its files, as published (.gz), into "
                 f"{raw}{incomplete}, or use `dataset='digits'`, which needs no network"
@@ -102,7 +102,7 @@ def _raw_files(kind: Any, raw: Path) -> list[tuple[Path, Path]]:
     return [(raw / Path(images[0]).stem, raw / Path(labels[0]).stem) for images, labels in pairs]
 
 
-def _all_there(kind: Any, raw: Path) -> bool:
+def _is_complete(kind: Any, raw: Path) -> bool:
     return all(file.exists() for pair in _raw_files(kind, raw) for file in pair)
 
 

@@ -52,10 +52,10 @@ def _images(features_file: Path, labels_file: Path) -> Images:
     features, labels = _read(features_file), _read(labels_file)
     if features.dtype not in (np.float16, np.float32, np.float64) or features.ndim != 2 or not features.size:
         raise InputError(
-            f"{features_file} holds {_what(features)}, not features (rows, features) of float16, float32 or float64"
+            f"{features_file} holds {_type_of(features)}, not features (rows, features) of float16, float32 or float64"
         )
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise InputError(f"{labels_file} holds {_what(labels)}, not labels (rows,) of integers")
+        raise InputError(f"{labels_file} holds {_type_of(labels)}, not labels (rows,) of integers")
     if len(features) != len(labels):
         raise InputError(f"{features_file} has {len(features)} rows, but {labels_file} {len(labels)} labels")
     values = map_read_only(features)
@@ -74,7 +74,10 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
     try:
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error}); {_FOLDER}") from None
+        files = ", ".join(FILES)
+        raise InputError(
+            f"{file} cannot be read ({error.strerror or error}); a folder of features holds {files}"
+        ) from None
     except Exception as error:  # numpy raises whatever the bytes make it
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file} is not a complete .npy file of numbers ({reason}); save it with numpy.save") from None
@@ -83,10 +86,7 @@ def _read(file: Path) -> np.ndarray[Any, Any]:
     return values
 
 
-_FOLDER = f"a folder of features holds {', '.join(FILES)}"
-
-
-def _what(values: np.ndarray[Any, Any]) -> str:
+def _type_of(values: np.ndarray[Any, Any]) -> str:
     return f"{values.dtype} {values.shape}"
 
 

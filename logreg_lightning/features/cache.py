@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from logreg_lightning.data.dataset import content_of
+from logreg_lightning.data.dataset import content_of, stat_of
 from logreg_lightning.features.backbones import Extractor
 from logreg_lightning.runtime.files import locked, read_json, write_json
 
@@ -58,36 +58,37 @@ class Cache:
         identity = json.dumps([CACHE_FORMAT, extractor.key, self.dtype.name])
         name = f"{extractor.name.replace('/', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         self.folder = root / "features" / key / name
-        self.about, self.parts = self.folder / "about.json", self.folder / "parts"
+        self.about_file, self.parts = self.folder / "about.json", self.folder / "parts"
 
     def rows(self) -> Rows | None:
         """What is there, if it can be read at all; rows that were altered have no content."""
-        about = read_json(self.about)
+        about = read_json(self.about_file)
         try:
             file = self.folder / about["file"]
             values = np.load(file, mmap_mode="r", allow_pickle=False)
             if values.shape != (len(about["contents"]), *self.shape) or values.dtype != self.dtype:
                 return None
-            stat = _stat(file)
+            stat = stat_of(file)
             rows = Rows(about["contents"], about["unreadable"], values)
             if about["stat"] == stat:
                 return rows
             # It was copied, or altered.
-            wrong = [now != then for now, then in zip(_checksums(values), about["checksums"], strict=True)]
+            pairs = zip(_checksums(values), about["checksums"], strict=True)
+            is_wrong = [actual != expected for actual, expected in pairs]
         except Exception:  # numpy raises whatever the bytes make it
             return None
-        if any(wrong):
-            contents = ["" if wrong[row // CHUNK] else content for row, content in enumerate(rows.contents)]
+        if any(is_wrong):
+            contents = ["" if is_wrong[row // CHUNK] else content for row, content in enumerate(rows.contents)]
             return Rows(contents, rows.unreadable, values)
         with contextlib.suppress(OSError), locked(self.folder, wait=False):
-            if read_json(self.about) == about:
-                write_json(self.about, {**about, "stat": stat})
+            if read_json(self.about_file) == about:
+                write_json(self.about_file, {**about, "stat": stat})
         return rows
 
     def version(self) -> list[int] | None:
         """Another one whenever the rows are."""
         try:
-            return _stat(self.about)
+            return stat_of(self.about_file)
         except OSError:
             return None
 
@@ -97,7 +98,7 @@ class Cache:
         Raises:
             BlockingIOError: another process computes it and `wait` is false.
         """
-        return locked(self.parts, wait, f"{_name(block)}.lock")
+        return locked(self.parts, wait, self._file(block).with_suffix(".lock").name)
 
     def part(self, block: Block) -> tuple[Array, Array] | None:
         """A block's values (n, *shape), and which are of pictures, bool (n,); None where there is no whole file."""
@@ -112,12 +113,12 @@ class Cache:
         np.savez(self._file(block), values=values, readable=readable)
 
     def _file(self, block: Block) -> Path:
-        return self.parts / f"{_name(block)}.npz"
+        return self.parts / f"{content_of(''.join(block).encode())}.npz"
 
-    def assemble(self, contents: Sequence[str], old: Rows | None, blocks: Sequence[Block]) -> bool:
+    def assemble(self, contents: Sequence[str], old: Rows | None, blocks: Sequence[Block]) -> None:
         """Writes a new file of values, from the old rows and from the blocks' parts, in place of the old one.
 
-        Returns whether it could: not where a part was damaged in between, which has to be computed again.
+        Changes nothing where a part was damaged in between, which has to be computed again.
         """
         rows_of: dict[str, list[int]] = {}
         for row, content in enumerate(contents):
@@ -127,38 +128,29 @@ class Cache:
         values = np.lib.format.open_memmap(file, "w+", self.dtype, (len(contents), *self.shape))
         _reserve(file)
         if old is not None:
-            no_pictures = set(old.unreadable)
-            for row, content in enumerate(old.contents):
-                for target in rows_of.get(content, []):
-                    values[target] = old.values[row]
-                    unreadable |= {target} if row in no_pictures else set()
+            skipped = set(old.unreadable)
+            for old_row, content in enumerate(old.contents):
+                for row in rows_of.get(content, []):
+                    values[row] = old.values[old_row]
+                    unreadable |= {row} if old_row in skipped else set()
         for block in blocks:
             part = self.part(block)
             if part is None:
-                return False
+                return
             for content, value, is_readable in zip(block, *part, strict=True):
                 for row in rows_of[content]:
                     values[row] = value
                 unreadable |= set() if is_readable else set(rows_of[content])
         values.flush()
-        about = {
-            "file": file.name,
-            "contents": list(contents),
-            "unreadable": sorted(unreadable),
-            "checksums": _checksums(values),
-        }
+        about = {"file": file.name, "contents": list(contents), "unreadable": sorted(unreadable)}
+        about["checksums"] = _checksums(values)
         del values
-        write_json(self.about, {**about, "stat": _stat(file)})  # from here on this file counts
+        write_json(self.about_file, {**about, "stat": stat_of(file)})  # from here on this file counts
         for other in self.folder.glob("values-*.npy"):
             if other.name != file.name:
                 with contextlib.suppress(OSError):  # on Windows as long as another process maps it
                     other.unlink()
         shutil.rmtree(self.parts, ignore_errors=True)
-        return True
-
-
-def _name(block: Block) -> str:
-    return content_of("".join(block).encode())
 
 
 def _reserve(file: Path) -> None:
@@ -174,11 +166,6 @@ def _reserve(file: Path) -> None:
         except OSError:
             file.unlink()
             raise
-
-
-def _stat(file: Path) -> list[int]:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _checksums(values: Array) -> list[int]:

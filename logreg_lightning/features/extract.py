@@ -59,13 +59,12 @@ def extract(
 ) -> None:
     """Makes sure that the cache holds what the extractor makes of the pictures.
 
-    What is there of a picture's content is kept: only changed pictures are recomputed. Each of the workers, threads of
+    Only changed pictures are recomputed: values belong to a picture's content. Each of the workers, threads of
     this process, takes the next few pictures that nobody has taken, of this process or of another that does the same,
     reads them, and writes down their values at once. So a kill loses what was under way.
 
     Args:
-        extractor: Wherever it is, it stays there.
-        devices: To compute on.
+        devices: To compute on; the extractor itself stays where it is.
         workers: Threads that compute.
 
     Raises:
@@ -87,8 +86,8 @@ def extract(
             with use_threads(1), exact():  # one thread for each worker
                 _compute(cache, pictures, blocks, extractor, devices, workers + extractor.spare_threads)
             with locked(cache.folder, wait=True):
-                now = cache.rows()  # another process may have been faster
-                if now is None or now.contents != contents:
+                latest = cache.rows()  # another process may have been faster
+                if latest is None or latest.contents != contents:
                     cache.assemble(contents, rows, blocks)
                 else:
                     shutil.rmtree(cache.parts, ignore_errors=True)
@@ -121,20 +120,18 @@ def _compute(
     workers: int,
 ) -> None:
     """Writes a part for each block, together with all other processes that do the same."""
-    row_of: dict[str, int] = {}
-    for row, content in enumerate(pictures.contents):
-        row_of.setdefault(content, row)
+    row_of = {content: row for row, content in enumerate(pictures.contents)}
     copies = [extractor.on(device) for device in devices]
     turns = [threading.Lock() if device.type != "cpu" else contextlib.nullcontext() for device in devices]
-    guard, stopped, begun = threading.Lock(), threading.Event(), cache.version()
+    guard, stopped, version = threading.Lock(), threading.Event(), cache.version()
 
     def compute(block: Block, device: int) -> None:
         images = torch.zeros(len(block), *extractor.image_shape, dtype=torch.uint8)
         readable = np.zeros(len(block), dtype=bool)
-        for row, content in enumerate(block):
+        for position, content in enumerate(block):
             with contextlib.suppress(OSError):
-                images[row] = extractor.prepare(pictures.read(row_of[content]))
-                readable[row] = True
+                images[position] = extractor.prepare(pictures.read(row_of[content]))
+                readable[position] = True
         with turns[device]:
             values = copies[device].features(images).cpu()
         if not bool(values[torch.from_numpy(readable)].isfinite().all()):
@@ -150,14 +147,14 @@ def _compute(
                     return
                 # A block that another process has taken is left to it, and waited for in the second round.
                 with contextlib.suppress(BlockingIOError), cache.taken(block, wait):
-                    if cache.version() != begun:  # another process has put all parts together
+                    if cache.version() != version:  # another process has put all parts together
                         stopped.set()
                         return
                     if cache.part(block) is None:
                         compute(block, device)
                     with guard:
                         left.remove(block)
-                        bar.add(len(block))
+                        progress.add(len(block))
         except FileNotFoundError:  # and has removed them
             stopped.set()
         except BaseException:
@@ -167,7 +164,8 @@ def _compute(
     left = [block for block in blocks if cache.part(block) is None]
     if not left:
         return
-    with _Progress(sum(map(len, left)), extractor.task) as bar, ThreadPoolExecutor(workers) as pool:
+    progress = _Progress(sum(map(len, left)), extractor.task)
+    with contextlib.closing(progress.bar), ThreadPoolExecutor(workers) as pool:
         for wait in (False, True):
             queue = iter(list(left))
             futures = [pool.submit(work, k % len(devices), queue, wait) for k in range(workers)]
@@ -185,23 +183,17 @@ class _Progress:
     def __init__(self, total: int, task: str) -> None:
         from tqdm import tqdm
 
-        self.total, self.task = total, task
-        self.done, self.begun, self.said = 0, time.monotonic(), time.monotonic()
+        self.total, self.task, self.done = total, task, 0
+        self.begun = self.said = time.monotonic()
         if task:
             say(task.format(f"{total:,} picture{'s' if total > 1 else ''}"))
         self.bar = tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
 
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def add(self, number: int) -> None:
-        self.done += number
-        self.bar.update(number)
-        now = time.monotonic()
-        if self.task and self.bar.disable and now - self.said > LINE_EVERY and self.done < self.total:
-            left = (self.total - self.done) * (now - self.begun) / self.done
+    def add(self, pictures: int) -> None:
+        self.done += pictures
+        self.bar.update(pictures)
+        clock = time.monotonic()
+        if self.task and self.bar.disable and clock - self.said > LINE_EVERY and self.done < self.total:
+            left = (self.total - self.done) * (clock - self.begun) / self.done
             say(f"  {self.done:,} of {self.total:,} pictures, {left:,.0f} seconds left")
-            self.said = now
+            self.said = clock

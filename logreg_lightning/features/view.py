@@ -7,7 +7,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +15,9 @@ from logreg_lightning.data.dataset import Dataset, Source
 from logreg_lightning.data.sources import source_of
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
-from logreg_lightning.features.backbones import Extractor
+from logreg_lightning.features.backbones import PIXEL_SIZE, Extractor, Pixels
 from logreg_lightning.features.cache import Cache
 from logreg_lightning.features.extract import extract, extracted
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class View:
 
     def __post_init__(self) -> None:
         backbones.check_name(self.features)
-        if self.source.holds_features and self.features != backbones.Pixels.name:
+        if self.source.holds_features and self.features != Pixels.name:
             raise InputError(
                 f"`dataset={self.dataset!r}` holds features already; leave `features={self.features!r}` out"
             )
@@ -80,10 +76,8 @@ class View:
             parts.append((pixels, []) if pixels is not None else extracted(Cache(self.root, key, extractor), pictures))
         return dataclasses.replace(self.source.dataset(parts), backbone=extractor.about)
 
-    def examples(self, number: int) -> list[Image]:
-        """As `Source` has them."""
-        return self.source.examples(number)
-
     def _extractor(self) -> Extractor:
         size = None if isinstance(self.image_size, str) else self.image_size
-        return backbones.extractor(self.features, size, self.color)
+        if self.features == Pixels.name:
+            return Pixels(size or PIXEL_SIZE, self.color)
+        return backbones.load(self.features, size)

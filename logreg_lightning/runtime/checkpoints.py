@@ -23,16 +23,16 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = dict(torch.load(_checked(path), map_location="cpu", weights_only=True))
-        number = checkpoint["format"]
+        file_format = checkpoint["format"]
     except Exception as error:  # zipfile and torch.load raise whatever the bytes make them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{path} is not a complete checkpoint of this project ({reason[:120]}); use another file or run"
         ) from None
-    if number != FORMAT:
+    if file_format != FORMAT:
         raise InputError(
-            f"{path} is a checkpoint of format {number}, and this version of logreg_lightning reads format {FORMAT}; "
-            "use the version that wrote it, which its run's results.json names, or start a new run"
+            f"{path} is a checkpoint of format {file_format}, and this version of logreg_lightning reads format "
+            f"{FORMAT}; use the version that wrote it, which its run's results.json names, or start a new run"
         )
     return checkpoint
 
@@ -69,7 +69,7 @@ def check_data(path: Path, state: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         InputError: it is not; the sentence says what differs.
     """
-    then = state["ImageDataModule"]
+    then = state["ImageDataModule"]  # Lightning names the state of a data module or a callback after its class
     for name, value in now.items():
         if then[name] != value:
             raise InputError(

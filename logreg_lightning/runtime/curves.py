@@ -78,11 +78,13 @@ class TrainingCurve(L.Callback):
         self.sums, self.images = [], []
         self.plan = Plan.in_training(trainer)
         if self.plan.val_interval is not None:
-            trainer.val_check_batch = self.plan.val_interval // self.plan.steps_per_call  # Lightning counts calls
+            # Lightning counts calls. It set this before `on_train_start`, so what is set here stays.
+            trainer.val_check_batch = self.plan.val_interval // self.plan.steps_per_call
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # What `training_step` returned: Lightning hands a dictionary on as it is, even without a loss.
         self.sums.append((outputs["losses"], outputs["hits"]))
         self.images += outputs["images"]
         count_steps_on_the_x_axis(trainer)
@@ -120,10 +122,10 @@ class TrainingCurve(L.Callback):
         count_steps_on_the_x_axis(trainer)
 
 
-def count_steps(trainer: L.Trainer, number: int) -> None:
+def count_steps(trainer: L.Trainer, count: int) -> None:
     """Adds to Lightning's `global_step`; its wrapper of the optimiser, which counts too, costs as much as a step."""
     progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-    for _ in range(number):
+    for _ in range(count):
         progress.increment_ready()
         progress.increment_completed()
 
@@ -139,9 +141,9 @@ def _where_it_diverged(losses: Tensor, images: Sequence[int], trainer: L.Trainer
     first, ranks = trainer.global_step - len(images) + 1, trainer.world_size
     shares = [max(1, len(range(trainer.global_rank, size, ranks))) for size in images]
     means = [loss / share for loss, share in zip(losses.tolist(), shares, strict=True)]
-    diverged = [(loss, number) for number, loss in enumerate(means, first) if not loss < DIVERGED]
-    loss, number = diverged[0] if diverged else (max(means), trainer.global_step)
-    return f"the loss is {loss:.3g} at step {number}"
+    diverged = [(loss, step) for step, loss in enumerate(means, first) if not loss < DIVERGED]
+    loss, step = diverged[0] if diverged else (max(means), trainer.global_step)
+    return f"the loss is {loss:.3g} at step {step}"
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -162,9 +164,8 @@ def truncate_event_files(folder: Path, sizes: dict[str, int]) -> None:
 def logger(folder: Path, step: int) -> TensorBoardLogger:
     """The TensorBoard logger of the run in `folder`; an open TensorBoard drops the points after `step`."""
     purge_step = step + 1 if step else None
-    return StepLogger(
-        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, purge_step=purge_step
-    )
+    version = folder.name  # without one, Lightning's logger opens a new version_N
+    return StepLogger(folder.parent.parent, folder.parent.name, version, default_hp_metric=False, purge_step=purge_step)
 
 
 @rank_zero_only
@@ -172,6 +173,7 @@ def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | s
     """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
     from torch.utils.tensorboard.summary import hparams
 
+    # Not `log_hyperparams`, which would also draw each metric's first value as a point.
     for summary in hparams(settings, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
         logger.experiment.file_writer.add_summary(summary)
 

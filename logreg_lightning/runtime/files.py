@@ -89,6 +89,7 @@ def locked(folder: Path, wait: bool, name: str = LOCK) -> Iterator[None]:
         BlockingIOError: another process holds it and `wait` is false.
         OSError: the folder cannot be written.
     """
+    # Not `fcntl`, which Windows does not have.
     lock = filelock.FileLock(folder / name, timeout=-1 if wait else 0)
     try:
         lock.acquire()

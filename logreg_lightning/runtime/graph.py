@@ -40,6 +40,7 @@ class Graph:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.output = self.run(kind, *self.inputs)
+        # A graph reads and writes the memory that it was recorded with.
         for static, tensor in zip(self.inputs, tensors, strict=True):
             static.copy_(tensor)
         self.graph.replay()

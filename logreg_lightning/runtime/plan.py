@@ -64,6 +64,7 @@ class Plan:
     @property
     def steps_per_call(self) -> int:
         """Optimiser steps in a call: as many as reach every step at which a validation or the end is due."""
+        # Lightning compares `max_steps` after a call only, so a call must end there.
         stops = [stop for stop in (self.val_interval, self.max_steps) if stop is not None and stop > 0]
         if not stops:
             return min(self.steps_per_execution, LOG_EVERY)
@@ -93,10 +94,12 @@ class Plan:
 
         Where a validation follows, it is saved at that one's end, and at an epoch's end see `is_epoch_end_save`.
         """
+        # Resumed from here, Lightning would skip a validation or an epoch's end that follows this batch.
         return self.is_point(step) and not self.is_validation(step) and not self.is_epoch_end(step)
 
     def is_epoch_end_save(self, step: int) -> bool:
         """Whether the run is saved when the epoch that ends with `step` is over."""
+        # With `max_steps` Lightning would restart an epoch that is over, and count it twice.
         return self.is_epoch_end(step) and not self.is_validation(step) and self.max_steps == -1
 
     def is_epoch_end(self, step: int) -> bool:

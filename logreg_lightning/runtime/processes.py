@@ -24,7 +24,7 @@ _flags: Sequence[str] = ()
 
 def rank() -> int:
     """This process's number among those of a run, known before they have met; 0 as long as Lightning is not loaded."""
-    return int(getattr(rank_zero_only, "rank", 0))
+    return int(getattr(rank_zero_only, "rank", 0))  # which Lightning reads from the environment on import
 
 
 @contextlib.contextmanager
@@ -73,8 +73,8 @@ def this_python() -> str:
 def _as_typed(executable: str) -> str:
     """Its name where the shell finds it by that, a relative path where it lies below the current folder."""
     path = Path(executable)
-    found = shutil.which(path.name)
-    if found is not None and _without_exe(found) == _without_exe(executable):
+    on_path = shutil.which(path.name)
+    if on_path is not None and _without_exe(on_path) == _without_exe(executable):
         return path.name
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else executable
 
@@ -101,6 +101,7 @@ def starting_others(launcher: object, resume: Path, sentence: str) -> Iterator[N
     before = lightnings._basic_subprocess_cmd, lightnings._launch_process_observer
     os.environ[_PARENT] = str(os.getpid())
     if _command is not None:
+        # Lightning's command repeats sys.argv: each process would start a run of its own.
         is_python = _command[0] == sys.executable
         start = [_command[0]] if is_python else [sys.executable, "-m", __name__.partition(".")[0]]
         command = [*start, *_command[1:], "--resume", str(resume)]

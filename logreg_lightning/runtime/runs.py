@@ -22,20 +22,8 @@ from logreg_lightning.runtime.processes import rank
 LOGS = Path("lightning_logs")
 
 MAY_CHANGE = frozenset(
-    (
-        *(
-            "resume",
-            "max_epochs",
-            "max_steps",
-            "accelerator",
-            "devices",
-            "num_nodes",
-            "strategy",
-            "threads",
-            "pictures",
-        ),
-        "data.root",
-    )
+    {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy"}
+    | {"threads", "pictures", "data.root"}
 )
 """Settings that a resumed run may be given anew."""
 
@@ -64,8 +52,8 @@ def _number(run: Path) -> int:
 
 def all_of(kind: str) -> list[Path]:
     """The folders of all runs, `version`, or sweeps, `sweep`, oldest first."""
-    found = [run for run in LOGS.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
-    return sorted(found, key=_number)
+    folders = [run for run in LOGS.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
+    return sorted(folders, key=_number)
 
 
 def find(resume: str) -> tuple[Path, Path | None]:
@@ -80,12 +68,12 @@ def find(resume: str) -> tuple[Path, Path | None]:
     given = (runs[-1] if runs else LOGS / "version_0") if resume == "last" else Path(resume)
     folder = given.parent.parent if resume.endswith(".ckpt") else given
     checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
-    there = checkpoint.is_file()
-    if not there and (resume.endswith(".ckpt") or not folder.is_dir() or has_results(folder)):
+    is_saved = checkpoint.is_file()
+    if not is_saved and (resume.endswith(".ckpt") or not folder.is_dir() or has_results(folder)):
         raise InputError(f"`resume={resume!r}`: no checkpoint found at {checkpoint}; runs here: {_names(runs)}")
     if not (folder / "config.yaml").is_file():
         raise InputError(f"`resume={resume!r}`: {folder} is not a run's folder, it has no config.yaml")
-    return folder, checkpoint if there else None
+    return folder, checkpoint if is_saved else None
 
 
 def _names(runs: list[Path]) -> str:
@@ -110,7 +98,7 @@ def _last_checkpoint(folder: Path) -> Path:
     """`last.ckpt`, or, where a stock trainer trained, what it wrote at the last step: `epoch=4-step=3000.ckpt`."""
     last = folder / "checkpoints" / "last.ckpt"
     steps = {file: re.search(r"step=(\d+)", file.name) for file in last.parent.glob("*.ckpt")}
-    by_step = sorted((int(found[1]), file) for file, found in steps.items() if found)
+    by_step = sorted((int(step[1]), file) for file, step in steps.items() if step)
     return by_step[-1][1] if by_step and not last.is_file() else last
 
 
@@ -183,10 +171,10 @@ def check_config(
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"data": {"root": "data"}}` as `{"data.root": "data"}`."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+        flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flattened
 
 
 def has_results(folder: Path) -> bool:
@@ -206,8 +194,7 @@ def versions() -> dict[str, str | None]:
     except (OSError, subprocess.CalledProcessError):
         commit = None
     packages = ("logreg-lightning", "torch", "torchvision", "lightning", "torchmetrics")
-    found: dict[str, str | None] = {name: version(name) for name in packages}
-    return {"git_commit": commit, "python": platform.python_version(), **found}
+    return {"git_commit": commit, "python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

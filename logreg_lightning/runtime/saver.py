@@ -20,7 +20,7 @@ from logreg_lightning.runtime.plan import Plan
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written whole or not at all, and read with their checksums compared."""
+    """Plugin for all of a trainer's checkpoints: written whole or not at all, read with their checksums compared."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         content = io.BytesIO()
@@ -33,6 +33,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoints.read(Path(path))
 
 
+# Not a `Checkpoint`: Lightning calls those after all other callbacks, and `StopOnSignal` must come after this one.
 class Saver(L.Callback):
     """Keeps `last.ckpt`, at most 50 optimiser steps old, and `best.ckpt`, by `val/accuracy`, and counts the seconds.
 
@@ -139,9 +140,10 @@ class Saver(L.Callback):
             self._save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":  # `Trainer.validate` calls this too
             return
-        validated = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        # A callback's `on_validation_epoch_end` would come before the model has logged these.
+        validated = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.validated = {**self.curve.point, **validated}
         for quarters in (1, 2):
             if 4 * trainer.global_step <= quarters * (self.plan.run_steps or 0):

@@ -58,6 +58,7 @@ class StopOnSignal(L.Callback):
         if self.saver.saved_at != trainer.global_step:
             return
         if trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False):
+            # Not KeyboardInterrupt, which Lightning turns into exit(1); it lets any other exception pass.
             raise Stopped(self.signum or signal.SIGTERM, trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -70,4 +71,5 @@ class StopOnSignal(L.Callback):
         self._stop_if_saved(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Not called after an exception: then Lightning itself puts back the handlers that it found.
         self._restore()

@@ -34,17 +34,17 @@ def threads_for(work: int) -> int:
 
 
 @contextlib.contextmanager
-def use_threads(number: int | None) -> Iterator[None]:
+def use_threads(threads: int | None) -> Iterator[None]:
     """Computes with so many threads, in this process and, by their environment, in those that it starts.
 
     None changes nothing.
     """
-    if number is None:
+    if threads is None:
         yield
         return
     before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(number)
-    os.environ["OMP_NUM_THREADS"] = str(number)
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
         yield
     finally:

@@ -21,7 +21,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from logreg_lightning.datamodule import ImageDataModule
@@ -30,6 +29,7 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.output import muted, quiet, say
+from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.threads import threads_for, use_threads
 from logreg_lightning.training import initialize
@@ -66,7 +66,7 @@ class Experiment:
         data: The images, or what `ImageDataModule` takes as `dataset`. It is copied, never changed.
         given: Settings but for those of data and model.
         settings_of_model: Those that were given.
-        found: The folder to resume, if any, and the checkpoint in it, if any.
+        resumed: The folder to resume, if any, and the checkpoint in it, if any.
         may_change: Settings that a resumed training may be given anew.
         verbose: Whether to say anything.
 
@@ -87,14 +87,13 @@ class Experiment:
         data: ImageDataModule | str | Path,
         given: dict[str, Any],
         settings_of_model: dict[str, Any],
-        found: tuple[Path | None, Path | None] = (None, None),
+        resumed: tuple[Path | None, Path | None] = (None, None),
         may_change: frozenset[str] = runs.MAY_CHANGE,
         verbose: bool = True,
     ) -> None:
         self.kind = kind
-        self.folder, self.checkpoint = found
+        self.folder, self.checkpoint = resumed
         self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else data.copy()
-        self.threads = given["threads"]
         self.started: dict[str, Any] = {}
         self._given, self._settings_of_model, self._may_change = given, settings_of_model, may_change
         self._verbose = verbose
@@ -131,7 +130,7 @@ class Experiment:
             InputError: they cannot be had, or are not those that a checkpoint was trained on.
         """
         data, settings = self.data, self.settings
-        self._stack.enter_context(use_threads(self.threads))
+        self._stack.enter_context(use_threads(settings["threads"]))
         data.trainer = self.machine
         data.prepare_data()
         data.setup()
@@ -146,27 +145,29 @@ class Experiment:
         return data
 
     def describe(self, models: int = 1) -> None:
-        """Says on what data and on what device so many models at once are trained, and chooses the threads."""
-        say(self.data.describe())
-        number = self.threads or self._threads(models)
-        self.settings["threads"] = number
-        self._stack.enter_context(use_threads(number))
-        say(describe_device(self.machine, number))
+        """Says on what data and on what device so many models at once are trained, and chooses the threads.
 
-    def _threads(self, models: int) -> int | None:
-        """Those that the training began with, or as many as a step of so many models is worth; None where that is up
-        to Lightning and torch."""
-        if self.machine.world_size > 1 or self.machine.strategy.root_device.type != "cpu":
-            return None
-        before: int | None = self.started.get("threads")
-        weights = self.data.data.num_features * len(self.data.data.classes) * models
-        return before or threads_for(self.data.batch_size * weights)
+        Where none are given, one process on the CPU takes those that it began with, or as many as a step is worth.
+        """
+        say(self.data.describe())
+        device, world_size = self.machine.strategy.root_device.type, self.machine.world_size
+        threads = self.settings["threads"]
+        if threads is None and device == "cpu" and world_size == 1:
+            weights = self.data.data.num_features * len(self.data.data.classes) * models
+            # Another number of threads sums in another order, and so rounds otherwise.
+            threads = self.started.get("threads") or threads_for(self.data.batch_size * weights)
+        self.settings["threads"] = threads
+        self._stack.enter_context(use_threads(threads))
+        name = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(device, "a GPU")
+        on_threads = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
+        in_processes = f" in {world_size} processes" if world_size > 1 else ""
+        say(f"Computing on {name}{on_threads}{in_processes}")
 
     @property
     def run_steps(self) -> int | None:
         """Optimiser steps in the whole training; None where nothing limits them. Known once the data is prepared."""
-        limits = (self.max_epochs * self.data.steps_per_epoch, self.settings["max_steps"])
-        return min((limit for limit in limits if limit > 0), default=None)
+        plan = Plan(self.data.steps_per_epoch, max_epochs=self.max_epochs, max_steps=self.settings["max_steps"])
+        return plan.run_steps
 
     # The model.
 
@@ -206,6 +207,7 @@ class Experiment:
         assert self.folder is not None
         resume = (checkpoint if self.kind == "version" else None) or self.folder
         with processes.starting_others(trainer.strategy.launcher, resume, peer_exited_message(self.folder)):
+            # Not ckpt_path="last": Lightning looks for it only where the new run saves, and else trains from scratch.
             trainer.fit(module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
 
     # The end of a run.
@@ -218,28 +220,25 @@ class Experiment:
         Args:
             settings: The run's.
         """
-        resumed = self.state if folder == self.folder else None
+        state = self.state if folder == self.folder else None
         if processes.rank() == 0:
             last = folder / "checkpoints" / "last.ckpt"
-            if resumed is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
+            if state is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
                 # A kill from now on must not lead back to what is the future of this checkpoint.
                 atomic_write(last, self.checkpoint.read_bytes())
             (folder / "results.json").unlink(missing_ok=True)
-            curves.truncate_event_files(folder, resumed["callbacks"]["Saver"]["events"] if resumed is not None else {})
-        logger = curves.logger(folder, resumed["global_step"] if resumed else 0)
+            curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
+        logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
-        if resumed is None:
-            curves.write_hparams(logger, self._shown_by_tensorboard(settings))
-
-    def _shown_by_tensorboard(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What TensorBoard's HParams tab compares runs by."""
-        return {
-            "data.dataset": self.data.dataset,
-            "data.features": self.data.source.what,
-            **{name: settings[name] for name in ("max_epochs", "seed")},
-            **{f"data.{name}": settings["data"][name] for name in ("batch_size", "val_size")},
-            **{f"model.{name}": value for name, value in settings["model"].items()},
-        }
+        if state is None:
+            shown = {
+                "data.dataset": self.data.dataset,
+                "data.features": self.data.source.what,
+                **{name: settings[name] for name in ("max_epochs", "seed")},
+                **{f"data.{name}": settings["data"][name] for name in ("batch_size", "val_size")},
+                **{f"model.{name}": value for name, value in settings["model"].items()},
+            }
+            curves.write_hparams(logger, shown)
 
     def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
@@ -344,12 +343,14 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
     try:
         trainer = L.Trainer(
             **settings,
+            # An integer interval counts over epochs only if `check_val_every_n_epoch` is None.
             **({} if interval is None else {"val_check_interval": interval, "check_val_every_n_epoch": None}),
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO(), *slurm],
             logger=False,
+            # False contradicts a bar among the callbacks, and True without one adds Lightning's.
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=0,  # a sanity check would validate, and save, before the first step
             enable_checkpointing=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -367,19 +368,12 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
         ) from None
     if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
         raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:  # it forks, which Lightning does only in a notebook
         raise InputError(
             f"`devices={given['devices']!r}`: a notebook trains on one device; use `devices=1`, or a script"
         )
     return trainer
-
-
-def describe_device(trainer: L.Trainer, threads: int | None) -> str:
-    """What it computes on, for a person to read."""
-    device = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(trainer.strategy.root_device.type, "a GPU")
-    number = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
-    many = f" in {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    return f"Computing on {device}{number}{many}"
 
 
 @contextlib.contextmanager

@@ -56,12 +56,12 @@ class Heads(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.indices, self.is_validated = list(indices), False
-        weights, biases, hyperparameters = [], [], []
+        weights, biases = [], []
+        self.settings: list[dict[str, Any]] = []
         for model in models:
             weights.append(model.linear.weight.detach())
             biases.append(model.linear.bias.detach())
-            hyperparameters.append(dict(model.hparams))
-        self.settings: list[dict[str, Any]] = hyperparameters
+            self.settings.append(dict(model.hparams))
         self.weight = nn.Parameter(torch.stack(weights, 1).flatten(0, 1).contiguous())
         self.bias = nn.Parameter(torch.stack(biases, 1).flatten())
         self.register_buffer("weight_momentum", torch.zeros_like(self.weight.data))
@@ -71,10 +71,10 @@ class Heads(L.LightningModule):
         self.calibrates = model.calibrates
         heads = len(self.settings)
         self.register_buffer("temperature", torch.ones(heads))
-        of_rows = [torch.tensor([float(s[name]) for s in self.settings]) for name in ("momentum", "weight_decay")]
-        for name, values in zip(("momentum", "weight_decay"), of_rows, strict=True):
+        for name in ("momentum", "weight_decay"):
+            values = torch.tensor([float(setting[name]) for setting in self.settings])
             self.register_buffer(name, values.repeat(self.num_classes), persistent=False)
-        self.decays = bool(of_rows[1].any())
+        self.decays = bool(self.weight_decay.any())
         self.val_loss = self.val_accuracy = torch.full((heads,), math.nan, dtype=torch.float64)
 
     @property
@@ -91,17 +91,11 @@ class Heads(L.LightningModule):
         self.graph = Graph(run) if self.device.type == "cuda" and self.trainer.world_size == 1 else None
 
     def rates(self, first: int, count: int, run_steps: int | None) -> Tensor:
-        """Learning rates, float32 (count, heads), of the optimiser steps from `first` on."""
-        rates = [
-            [self._rate(setting, step, run_steps) for setting in self.settings] for step in range(first, first + count)
-        ]
+        """Learning rates, float32 (count, heads), of the optimiser steps from `first` on; without an end they stay."""
+        of_heads = [(s["lr"], "constant" if run_steps is None else s["schedule"]) for s in self.settings]
+        steps = range(first, first + count)
+        rates = [[rate_at(lr, schedule, step, run_steps) for lr, schedule in of_heads] for step in steps]
         return torch.tensor(rates, dtype=torch.float32)
-
-    @staticmethod
-    def _rate(setting: dict[str, Any], step: int, run_steps: int | None) -> float:
-        """Without an end, which a sweep always has, the rate stays."""
-        schedule = "constant" if run_steps is None else setting["schedule"]
-        return rate_at(setting["lr"], schedule, step, run_steps)
 
     def features(self, images: Tensor) -> Tensor:
         """Standardised features, float (N, features), of images, uint8 or float (N, ...)."""
@@ -221,15 +215,14 @@ class Heads(L.LightningModule):
             self.val_loss, self.val_accuracy = (torch.tensor(v, dtype=torch.float64) for v in checkpoint["validated"])
             self.is_validated = True
 
-    def model(self, number: int) -> tuple[LogisticRegression, torch.optim.Optimizer]:
-        """The head of that number as a model of its own, on the CPU, and its optimizer, as if trained alone."""
-        model = LogisticRegression(**self.settings[number])
+    def model(self, head: int) -> tuple[LogisticRegression, torch.optim.Optimizer]:
+        """That head as a model of its own, on the CPU, and its optimizer, as if trained alone."""
+        model = LogisticRegression(**self.settings[head])
         model.needs_data = False
 
         def of_head(rows: Tensor) -> Tensor:
-            return (
-                rows.detach().cpu().view(self.num_classes, len(self.settings), *rows.shape[1:])[:, number].contiguous()
-            )
+            by_head = rows.detach().cpu().view(self.num_classes, len(self.settings), *rows.shape[1:])
+            return by_head[:, head].contiguous()
 
         model.to(self.weight.dtype)
         model.linear.weight.data, model.linear.bias.data = of_head(self.weight), of_head(self.bias)
@@ -239,7 +232,7 @@ class Heads(L.LightningModule):
             for parameter, buffer in zip(model.parameters(), buffers, strict=True):
                 optimizer.state[parameter]["momentum_buffer"] = buffer
         if model.temperature is not None:
-            model.temperature.copy_(self.temperature[number])
+            model.temperature.copy_(self.temperature[head])
         if model.class_weights is not None and self.class_weights is not None:
             model.class_weights.copy_(self.class_weights)
         if model.standardizer is not None and self.standardizer is not None:
@@ -248,13 +241,13 @@ class Heads(L.LightningModule):
 
 
 def ranking(accuracies: Sequence[float], losses: Sequence[float]) -> list[int]:
-    """Settings by validation accuracy, the highest first; equal ones by loss, the lowest first, then by number.
+    """Settings by validation accuracy, the highest first; equal ones by loss, the lowest first, then by index.
 
     Those that diverged, whose numbers are NaN, come last.
     """
 
-    def rank(number: int) -> tuple[bool, float, float]:
-        accuracy, loss = accuracies[number], losses[number]
+    def rank(index: int) -> tuple[bool, float, float]:
+        accuracy, loss = accuracies[index], losses[index]
         return (True, 0.0, 0.0) if math.isnan(accuracy + loss) else (False, -accuracy, loss)
 
     return sorted(range(len(accuracies)), key=rank)

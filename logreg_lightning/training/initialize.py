@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from logreg_lightning.training.standardize import Standardizer, survey, to_floats
+from logreg_lightning.training.standardize import Standardizer, to_floats, training_statistics
 
 
 class Model(Protocol):
@@ -135,28 +135,28 @@ class Initializer:
             first = next(stream)
             batches, batch_size = itertools.chain([first], stream), len(first[1])
         self.batch_size = batch_size
-        self.survey = seen = survey(batches, len(model.class_names))
-        self.features = to_floats(seen.sample, torch.float32)
+        self.statistics = statistics = training_statistics(batches, len(model.class_names))
+        self.features = to_floats(statistics.sample, torch.float32)
         if model.standardizer is not None:
-            self.features = (self.features - seen.mean.float()) * seen.scale.float()
-        weighs = model.class_weights is not None
-        self.class_weights = balanced(seen.class_counts) if weighs else torch.ones(len(seen.class_counts)).double()
+            self.features = (self.features - statistics.mean.float()) * statistics.scale.float()
+        counts = statistics.class_counts
+        self.class_weights = balanced(counts) if model.class_weights is not None else torch.ones(len(counts)).double()
 
     @functools.cached_property
     def curvature(self) -> float:
-        return curvature(self.features, self.class_weights[self.survey.sample_labels].float(), self.batch_size)
+        return curvature(self.features, self.class_weights[self.statistics.sample_labels].float(), self.batch_size)
 
     @torch.no_grad()
     def initialize(self, model: Model) -> None:
         """Sets mean and scale of each feature, weights of the classes, and the learning rate and weight decay that are
         auto; the model's hyperparameters then have numbers for these."""
         if model.standardizer is not None:
-            model.standardizer.mean.copy_(self.survey.mean.to(model.standardizer.mean.dtype))
-            model.standardizer.scale.copy_(self.survey.scale.to(model.standardizer.scale.dtype))
+            model.standardizer.mean.copy_(self.statistics.mean.to(model.standardizer.mean.dtype))
+            model.standardizer.scale.copy_(self.statistics.scale.to(model.standardizer.scale.dtype))
         if model.class_weights is not None:
             model.class_weights.copy_(self.class_weights.to(model.class_weights.dtype))
         if model.hparams["weight_decay"] == "auto":
-            settle(model, weight_decay=weight_decay(self.features, self.survey.count))
+            settle(model, weight_decay=weight_decay(self.features, self.statistics.count))
         if model.hparams["lr"] == "auto":
             settle(model, lr=learning_rate(self.curvature, model.hparams["momentum"]))
         model.needs_data = False

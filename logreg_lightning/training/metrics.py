@@ -20,18 +20,14 @@ class Metrics(MetricCollection):
 
     # Private in name alone: torch's way for a module to take part in `to`, which Lightning calls on the whole model.
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        return self if _has_no_float64(fn(torch.empty(0))) else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return self if fn(torch.empty(0)).device.type == "mps" else super()._apply(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         super().update(*map(_with_float64, args), **{name: _with_float64(value) for name, value in kwargs.items()})
 
 
-def _has_no_float64(tensor: Tensor) -> bool:
-    return tensor.device.type == "mps"
-
-
 def _with_float64(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) and _has_no_float64(value) else value
+    return value.cpu() if isinstance(value, Tensor) and value.device.type == "mps" else value
 
 
 class CrossEntropy(Metric):
@@ -57,8 +53,7 @@ class CrossEntropy(Metric):
         # Not in place: a reset under torch.inference_mode leaves states that nothing may change afterwards.
         losses = [F.cross_entropy(logits / t, labels, class_weights, reduction="none") for t in self.temperatures]
         self.total = self.total + torch.stack([loss.double().sum() for loss in losses])
-        counted = len(labels) if class_weights is None else class_weights[labels].double().sum()
-        self.count = self.count + counted
+        self.count = self.count + (len(labels) if class_weights is None else class_weights[labels].double().sum())
 
     def compute(self) -> Tensor:
         best = int(self.total.argmin()) if self.calibrates else 0
@@ -91,9 +86,8 @@ def test_metrics(num_classes: int) -> MetricCollection:
     Its 15 bins and L1 norm: Guo et al. 2017, On Calibration of Modern Neural Networks, https://arxiv.org/abs/1706.04599.
     """
     metrics = val_metrics(num_classes).clone("test/")
-    calibration = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
     metrics["balanced_accuracy"] = BalancedAccuracy(num_classes)
-    metrics["calibration_error"] = calibration
+    metrics["calibration_error"] = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1", validate_args=False)
     return metrics
 
 

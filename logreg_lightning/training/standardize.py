@@ -68,8 +68,8 @@ class Standardizer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What one pass over the training images tells.
+class TrainingStatistics:
+    """What is known after one pass over the training images.
 
     Attributes:
         count: Number of images.
@@ -95,23 +95,23 @@ def to_floats(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def survey(batches: Iterable[Sequence[Tensor]], num_classes: int) -> Survey:
+def training_statistics(batches: Iterable[Sequence[Tensor]], num_classes: int) -> TrainingStatistics:
     """Looks once at each batch of images (N, ...), uint8 or float in [0, 1], and labels (N,).
 
     Sums are float64, merged batch by batch (Chan, Golub, LeVeque 1983, Algorithms for Computing the Sample Variance).
     """
     count, class_counts = 0, torch.zeros(num_classes, dtype=torch.int64)
     mean = squares = torch.zeros(())  # the sum of squared deviations from the mean
-    sample, labels_of_sample, keys = torch.empty(0), torch.empty(0), torch.empty(0)
+    sample, sample_labels, keys = torch.empty(0), torch.empty(0), torch.empty(0)
     generator = torch.Generator().manual_seed(0)
     for images, labels in batches:
         images, labels = images.flatten(1).cpu(), labels.cpu()
         class_counts += torch.bincount(labels, minlength=num_classes)
         for chunk in torch.split(images, CHUNK):
-            middle, variance = _moments(chunk)
+            chunk_mean, variance = _moments(chunk)
             share = len(chunk) / (count + len(chunk))
-            squares = squares + len(chunk) * variance + count * share * (middle - mean).square()
-            mean = mean + share * (middle - mean)
+            squares = squares + len(chunk) * variance + count * share * (chunk_mean - mean).square()
+            mean = mean + share * (chunk_mean - mean)
             count += len(chunk)
         # The images with the smallest of random numbers are a fair sample of a stream of any length.
         drawn = torch.rand(len(images), dtype=torch.float64, generator=generator)
@@ -121,12 +121,12 @@ def survey(batches: Iterable[Sequence[Tensor]], num_classes: int) -> Survey:
             keys = torch.cat([keys, drawn[near]])
             keys, kept = keys.topk(min(most, len(keys)), largest=False)
             sample = torch.cat([sample.to(images.dtype).reshape(-1, images.shape[1]), images[near]])[kept]
-            labels_of_sample = torch.cat([labels_of_sample.to(labels.dtype), labels[near]])[kept]
+            sample_labels = torch.cat([sample_labels.to(labels.dtype), labels[near]])[kept]
     variance = squares / count
     overall = (variance.mean() + mean.var(correction=0)).sqrt()  # of all values together
     deviation = torch.maximum(variance.sqrt(), FLOOR * overall)
     scale = torch.where(deviation > 0, 1 / deviation, 1.0)  # all images are equal: nothing to scale
-    return Survey(count, class_counts, mean, scale, sample, labels_of_sample)
+    return TrainingStatistics(count, class_counts, mean, scale, sample, sample_labels)
 
 
 def _moments(chunk: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,11 +20,9 @@ class ImageClassifier(Predictor, L.LightningModule):
     """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W) or features (N, features).
 
     Args:
-        image_shape: Channels, height and width of an image; (features,) where there are no images.
-        class_names: A name for each class.
+        image_shape, class_names, backbone: As `Predictor` has them.
         class_weights: float (num_classes,), what the losses of a class's images are multiplied by.
         calibrate: Whether `temperature`, a buffer, is chosen at each validation; see `Calibration`.
-        backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
     """
 
     class_weights: Tensor | None
@@ -51,6 +49,7 @@ class ImageClassifier(Predictor, L.LightningModule):
         self._evaluate(self.val_metrics, *batch)
 
     def on_validation_epoch_end(self) -> None:
+        # Not by sync_dist=True, a mean of the processes' means: a torchmetrics state is a sum over all images.
         self.log_dict(metrics.compute(self.val_metrics), prog_bar=True)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -61,6 +60,7 @@ class ImageClassifier(Predictor, L.LightningModule):
 
     def _evaluate(self, collection: Any, images: Tensor, labels: Tensor) -> None:
         if len(labels):  # none where there are fewer batches than processes
+            # Each metric gets only those keyword arguments that its own `update` names.
             collection.update(self(images), labels, class_weights=self.class_weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -73,6 +73,7 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: it is not a complete checkpoint of this project.
         """
+        # Lightning takes an open file in place of a path.
         return super().load_from_checkpoint(checkpoints.as_file(checkpoint_path), *args, **kwargs)
 
     @classmethod
@@ -97,8 +98,8 @@ class Calibration(L.Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model = cast(ImageClassifier, pl_module)
-        watches_test = getattr(cast(Any, trainer).datamodule, "watches_test", False)
-        self.on = model.temperature is not None and trainer.state.fn == "fit" and not watches_test
+        validates_on_test = getattr(cast(Any, trainer).datamodule, "validates_on_test", False)
+        self.on = model.temperature is not None and trainer.state.fn == "fit" and not validates_on_test
         cast(metrics.CrossEntropy, model.val_metrics["loss"]).calibrates = self.on
         if self.on and model.temperature is not None:
             model.temperature.fill_(1)

@@ -32,15 +32,15 @@ def advice(
         balance = "class_weight balanced, " if majority > 0.5 else ""
         return (
             f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
-            f"try {backbone}{balance}more or larger pictures, and look whether the labels are right"
+            f"try {backbone}{balance}more or larger pictures, and check the labels"
         )
     train, val = results.get("train/accuracy"), results.get("val/accuracy")
     if train is None or val is None:
         return None
     if train - val > OVERFITTED + 2 * _standard_error(val, num_val):
         return (
-            f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model knows its training images by "
-            f"heart; more of them help most, else try {backbone}a weight_decay above {results['weight_decay']:g}"
+            f"train/accuracy {train:.3g} is far above val/accuracy {val:.3g}: the model is overfitting; "
+            f"more training images help most, else try {backbone}a weight_decay above {results['weight_decay']:g}"
         )
     halfway, end = earlier.get(2, 0.0), results["val/loss"]
     # On a cosine, the second half is a fifth of the way, the second quarter a third. A loss that falls more than so in

@@ -73,9 +73,10 @@ class Predictor(nn.Module):
         Raises:
             InputError: another type or shape, a file that is no picture, or the model's backbone cannot be had.
         """
-        features = self.image_shape[0] if len(self.image_shape) == 1 else None
-        features = features if self.backbone is None else self.backbone["num_features"]
-        batch = pictures.to_batch(_opened(images), self.image_shape, features, self.prepare)
+        num_features = self.image_shape[0] if len(self.image_shape) == 1 else None
+        if self.backbone is not None:
+            num_features = self.backbone["num_features"]
+        batch = pictures.to_batch(_opened(images), self.image_shape, num_features, self.prepare)
         return cast(Tensor, self(batch.to(next(self.parameters()).device)).softmax(1))
 
     def predict(self, images: Any) -> list[str]:
@@ -89,9 +90,7 @@ class Classifier(Predictor):
     Args:
         weight: float (num_classes, in_features), as it acts on values in [0, 1] or on features.
         bias: float (num_classes,).
-        class_names: A name for each class.
-        image_shape: Channels, height and width of an image; (features,) where there are no images.
-        backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
+        class_names, image_shape, backbone: As `Predictor` has them.
         training_mean: float (in_features,), of the training images, where the model has kept it.
     """
 
@@ -166,16 +165,15 @@ def load(run: str | Path) -> Classifier:
         InputError: there is none, or it is not a complete checkpoint of this project's `LogisticRegression`.
     """
     content = read_model(checkpoint_of(str(run)))
-    given, state = content["hyper_parameters"], content["state_dict"]
+    settings, state = content["hyper_parameters"], content["state_dict"]
     values = {name: value.float() for name, value in state.items() if name not in _OF_TRAINING}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
-    weight = values["linear.weight"]
-    backbone = given.get("backbone")
+    weight, backbone = values["linear.weight"], settings.get("backbone")
     return Classifier(
         *folded_weights(weight, values["linear.bias"], scaling, values.get("temperature")),
-        hyperparameters.names_of(len(weight), given.get("class_names")),
-        hyperparameters.shape_of(weight.shape[1], given.get("image_shape"), backbone),
+        hyperparameters.names_of(len(weight), settings.get("class_names")),
+        hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
         backbone,
         mean,
     ).eval()

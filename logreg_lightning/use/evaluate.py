@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,28 +45,27 @@ def _run(settings: Namespace) -> None:
     from logreg_lightning.model import LogisticRegression
 
     model = LogisticRegression.load(checkpoint)
-    given = {name: value for name, value in vars(settings.data).items() if value is not None}
+    changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
-        data = ImageDataModule.of_checkpoint(content, **given)
+        data = ImageDataModule.of_checkpoint(content, **changes)
     elif settings.data.dataset is not None:
-        data = ImageDataModule(**given)
+        data = ImageDataModule(**changes)
     else:
         raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)
-    if settings.split == "val" and data.watches_test:
+    if settings.split == "val" and data.validates_on_test:
         raise InputError("--split val: this run has no validation images; use --split test")
     with use_threads(threads_of(checkpoint)):
-        found = evaluate(model, data, settings.split)
+        results = evaluate(model, data, settings.split)
     if settings.pictures:
         write_figures(model, data, Path(settings.pictures))
     if settings.json:
-        print(
-            json.dumps({"run": str(settings.run), "dataset": data.dataset, "split": settings.split, **found}, indent=2)
-        )
+        about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split}
+        print(json.dumps({**about, **results}, indent=2))
     else:
-        print(table(model.class_names, found, settings.split))
+        print(table(model.class_names, results, settings.split))
 
 
 def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:
@@ -74,14 +74,14 @@ def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> 
     Raises:
         InputError: it was trained on other classes or another image size.
     """
-    for name, trained_on, now in (
+    for name, trained_on, here in (
         ("classes", model.class_names, data.data.classes),
         ("image size", model.image_shape, data.data.image_shape),
         ("backbone", model.backbone, data.data.backbone),
     ):
-        if trained_on != now:
+        if trained_on != here:
             raise InputError(
-                f"{path} was trained on other data: its {name} {trained_on} are not {now}; use data with the same "
+                f"{path} was trained on other data: its {name} {trained_on} are not {here}; use data with the same "
                 "classes and image size"
             )
 
@@ -105,14 +105,7 @@ def write_figures(model: LogisticRegression, data: ImageDataModule, folder: Path
 @torch.inference_mode()
 def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> dict[str, Any]:
     """A split's metrics by name: those that training logs, top-3 accuracy, the confusion matrix, and each class's."""
-    from torchmetrics import MetricCollection
-    from torchmetrics.classification import (
-        MulticlassAccuracy,
-        MulticlassConfusionMatrix,
-        MulticlassF1Score,
-        MulticlassPrecision,
-        MulticlassRecall,
-    )
+    from torchmetrics import MetricCollection, classification
 
     from logreg_lightning.training.metrics import compute
 
@@ -120,11 +113,11 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
     kwargs: dict[str, Any] = {"num_classes": classes, "validate_args": False}
     more = MetricCollection(
         {
-            "top3_accuracy": MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
-            "precision": MulticlassPrecision(average=None, **kwargs),
-            "recall": MulticlassRecall(average=None, **kwargs),
-            "f1": MulticlassF1Score(average=None, **kwargs),
-            "confusion": MulticlassConfusionMatrix(**kwargs),
+            "top3_accuracy": classification.MulticlassAccuracy(top_k=min(3, classes), average="micro", **kwargs),
+            "precision": classification.MulticlassPrecision(average=None, **kwargs),
+            "recall": classification.MulticlassRecall(average=None, **kwargs),
+            "f1": classification.MulticlassF1Score(average=None, **kwargs),
+            "confusion": classification.MulticlassConfusionMatrix(**kwargs),
         },
         compute_groups=False,
     )
@@ -144,16 +137,16 @@ def evaluate(model: LogisticRegression, data: ImageDataModule, split: str) -> di
         "top3_accuracy": more["top3_accuracy"].compute().item(),
         "majority_class_accuracy": confusion.sum(1).max().item() / count,
         "classes": {
-            name: {metric: column[number] for metric, column in by_class.items()}
-            | {"images": int(confusion[number].sum())}
-            for number, name in enumerate(model.class_names)
+            name: {metric: column[label] for metric, column in by_class.items()}
+            | {"images": int(confusion[label].sum())}
+            for label, name in enumerate(model.class_names)
         },
         "confusion_matrix": confusion.tolist(),
     }
 
 
-def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
-    """The same as text for a terminal."""
+def table(names: tuple[str, ...], results: dict[str, Any], split: str) -> str:
+    """What `evaluate` returns as text for a terminal."""
     width = max(5, *map(len, names))
     labels = {
         "images": "images",
@@ -164,17 +157,16 @@ def table(names: tuple[str, ...], found: dict[str, Any], split: str) -> str:
         "loss": "loss (cross-entropy)",
         "calibration_error": "expected calibration error",
     }
-    lines = [f"{split} split", *(f"  {label:<44}{found[key]:>10.5g}" for key, label in labels.items()), ""]
+    lines = [f"{split} split", *(f"  {label:<44}{results[key]:>10.5g}" for key, label in labels.items()), ""]
     lines.append(f"  {'class':<{width}}  images  precision  recall      f1")
-    for name, row in found["classes"].items():
+    for name, row in results["classes"].items():
         lines.append(
             f"  {name:<{width}}  {row['images']:>6}  {row['precision']:>9.4f}  {row['recall']:>6.4f}  {row['f1']:>6.4f}"
         )
-    cell = max(
-        5, *(len(name) + 1 for name in names), *(len(str(n)) + 1 for row in found["confusion_matrix"] for n in row)
-    )
+    counts = itertools.chain.from_iterable(results["confusion_matrix"])
+    cell = 1 + max(4, *map(len, names), *(len(str(count)) for count in counts))
     lines += ["", "  confusion matrix: a row is a true class, a column a predicted class"]
     lines.append(" " * (width + 2) + "".join(f"{name:>{cell}}" for name in names))
-    for name, row in zip(names, found["confusion_matrix"], strict=True):
-        lines.append(f"  {name:<{width}}" + "".join(f"{n:>{cell}}" for n in row))
+    for name, row in zip(names, results["confusion_matrix"], strict=True):
+        lines.append(f"  {name:<{width}}" + "".join(f"{count:>{cell}}" for count in row))
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,8 +66,8 @@ def _as_page(checkpoint: Path) -> tuple[bytes, str]:
     """A page's content, and what is said of it."""
     model = load(checkpoint)
     content = page.page(model).encode()
-    what = "draw a digit" if page.takes_drawings(model) else "choose a picture"
-    return content, f"open it in a browser and {what}; {len(content) / 1000:.0f} kB, it loads nothing else"
+    how = "draw a digit" if page.takes_drawings(model) else "choose a picture"
+    return content, f"open it in a browser and {how}; {len(content) / 1000:.0f} kB, it loads nothing else"
 
 
 def _as_onnx(checkpoint: Path) -> tuple[bytes, str]:
@@ -77,9 +78,9 @@ def _as_onnx(checkpoint: Path) -> tuple[bytes, str]:
     difference = compare(model, content, pictures)
     if not difference <= (TOLERANCE if model.backbone is None else TOLERANCE_WITH_BACKBONE):
         raise RunError(f"the exported model's probabilities differ by {difference:.3g}; nothing was written")
-    what = "features float" if len(model.image_shape) == 1 else "images uint8"
+    kind = "features float" if len(model.image_shape) == 1 else "images uint8"
     return content, (
-        f"{what} (N, {', '.join(map(str, model.image_shape))}) to probabilities float "
+        f"{kind} (N, {', '.join(map(str, model.image_shape))}) to probabilities float "
         f"(N, {len(model.class_names)}); in onnxruntime it differs from the model by at most {difference:.1g}"
         + (f", on {len(pictures)} of its training pictures too" if pictures else "")
     )
@@ -92,14 +93,12 @@ def _training_pictures(state: dict[str, Any]) -> list[Image]:
     if "ImageDataModule" not in state:
         return []
     try:
-        return ImageDataModule.of_checkpoint(state).source.examples(COMPARED)
+        return ImageDataModule.of_checkpoint(state).source.source.examples(COMPARED)
     except InputError:
         return []
 
 
-def _onnx(name: str) -> Any:
-    import importlib
-
+def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -114,8 +113,8 @@ def export(model: Classifier) -> bytes:
     Raises:
         InputError: the package onnx or onnxscript is not installed, or the model's backbone cannot be had.
     """
-    onnx = _onnx("onnx")
-    made = _linear(onnx, model) if model.backbone is None else _with_backbone(model)
+    onnx = _package("onnx")
+    exported = _linear(onnx, model) if model.backbone is None else _with_backbone(model)
     if len(model.image_shape) == 1:
         preprocessing = f"float, N x {model.image_shape[0]} features, as they were trained on"
     else:
@@ -130,20 +129,19 @@ def export(model: Classifier) -> bytes:
     about = {"classes": json.dumps(model.class_names), "preprocessing": preprocessing}
     if model.backbone is not None:
         about["backbone"] = json.dumps(model.backbone)
-    onnx.helper.set_model_props(made, about)
-    onnx.checker.check_model(made)
-    return bytes(made.SerializeToString())
+    onnx.helper.set_model_props(exported, about)
+    onnx.checker.check_model(exported)
+    return bytes(exported.SerializeToString())
 
 
 def _linear(onnx: Any, model: Classifier) -> Any:
-    helper, numpy_helper, types = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-    weight, bias = (value.float().cpu().numpy() for value in (model.weight, model.bias))
-    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    helper, types = onnx.helper, onnx.TensorProto
+    constants = {"weight": model.weight.float().cpu().numpy(), "bias": model.bias.float().cpu().numpy()}
     nodes = []
     name, kind = "features", types.FLOAT
     if model.sees_pixels:
         name, kind = "images", types.UINT8
-        constants.append(numpy_helper.from_array(np.float32(255).reshape(()), "255"))
+        constants["255"] = np.array(255, dtype=np.float32)
         nodes = [
             helper.make_node("Cast", ["images"], ["floats"], to=types.FLOAT),
             helper.make_node("Div", ["floats", "255"], ["scaled"]),
@@ -158,17 +156,16 @@ def _linear(onnx: Any, model: Classifier) -> Any:
         "logistic_regression",
         [helper.make_tensor_value_info(name, kind, ["N", *model.image_shape])],
         [helper.make_tensor_value_info("probabilities", types.FLOAT, ["N", len(model.class_names)])],
-        constants,
+        [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def _with_backbone(model: Classifier) -> Any:
-    _onnx("onnxscript")
+    _package("onnxscript")
     assert model.backbone is not None
-    whole = torch.nn.Sequential(matching(model.backbone).cpu(), model.as_linear(), torch.nn.Softmax(1)).eval()
     program = torch.onnx.export(
-        whole,
+        torch.nn.Sequential(matching(model.backbone).cpu(), model.as_linear(), torch.nn.Softmax(1)).eval(),
         (torch.zeros(2, *model.image_shape, dtype=torch.uint8),),
         input_names=["images"],
         output_names=["probabilities"],
@@ -182,7 +179,7 @@ def _with_backbone(model: Classifier) -> Any:
 
 def compare(model: Classifier, content: bytes, pictures: Sequence[Image] = ()) -> float:
     """Largest difference of a probability on random images or features and on pictures, one alone and all together."""
-    session = _onnx("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = _package("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     if len(model.image_shape) == 1:
         images = torch.randn(COMPARED, *model.image_shape, generator=generator)
@@ -191,9 +188,5 @@ def compare(model: Classifier, content: bytes, pictures: Sequence[Image] = ()) -
     images = torch.cat([images, *(model.prepare(picture).unsqueeze(0) for picture in pictures)])
     expected = model.predict_proba(images).numpy()
     name = session.get_inputs()[0].name
-    return float(
-        max(
-            np.abs(session.run(None, {name: part.numpy()})[0] - wanted).max()
-            for part, wanted in ((images[:1], expected[:1]), (images, expected))
-        )
-    )
+    parts = ((images[:1], expected[:1]), (images, expected))
+    return float(max(np.abs(session.run(None, {name: part.numpy()})[0] - wanted).max() for part, wanted in parts))

@@ -31,7 +31,7 @@ SHOWN = 10
 PICTURE = 128
 """Height and width at which the pictures of features are shown."""
 
-EMBEDDED, THUMBNAIL, COMPONENTS = 2000, 32, 50
+POINTS, THUMBNAIL, COMPONENTS = 2000, 32, 50
 """Validation features in TensorBoard's projector, height and width of their pictures, and what is kept of them: their
 first principal components, to which the projector itself reduces features before t-SNE."""
 
@@ -74,6 +74,7 @@ class WeightFigures(L.Callback):
             return
         begun = time.perf_counter()
         figure = weights(model, model.class_names)
+        # `self.log` takes scalars only.
         cast(Any, trainer.logger).experiment.add_figure("model/weights", figure, trainer.global_step)
         self.seconds += time.perf_counter() - begun
 
@@ -84,18 +85,17 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
     there is none."""
     model = model.eval().cpu()
     names = data.data.classes
-    images, where, split = _watched(data)
-    parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, where)]
+    images, indices, split = _validated(data)
+    parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, indices)]
     probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
 
     def show(chosen: Tensor, title: str) -> Figure | None:
-        pixels, truth = images.pictures(where[chosen], PICTURE), images.labels[where[chosen]]
+        thumbnails = images.thumbnails(indices[chosen], PICTURE)
         lines = []
-        for true, row in zip(truth.tolist(), probabilities[chosen], strict=True):
-            pred = int(row.argmax())
-            wrong = f" taken for {names[pred]}" if pred != true else ""
-            lines.append(f"{names[true]}{wrong}, {row[pred]:.0%}")
-        return None if pixels is None else grid(pixels, lines, f"{title} ({split})")
+        for row in chosen.tolist():
+            mistake = "" if preds[row] == labels[row] else f" taken for {names[preds[row]]}"
+            lines.append(f"{names[labels[row]]}{mistake}, {confidence[row]:.0%}")
+        return None if thumbnails is None else grid(thumbnails, lines, f"{title} ({split})")
 
     confidence, preds = probabilities.max(1)
     mistakes, hits = (preds != labels).nonzero().flatten(), (preds == labels).nonzero().flatten()
@@ -114,20 +114,20 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
     return {tag: figure for tag, figure in drawn.items() if figure is not None}
 
 
-def _watched(data: ImageDataModule) -> tuple[Images, Tensor, str]:
-    """What is watched during training: images, which of them, int32 (n,), and the name of their split."""
-    if not data.watches_test:
+def _validated(data: ImageDataModule) -> tuple[Images, Tensor, str]:
+    """What training validates on: images, which of them, int32 (n,), and the name of their split."""
+    if not data.validates_on_test:
         return data.data.train, data.val_indices, "validation"
-    images, where = data.data.test, data.data.test_indices
-    return images, torch.arange(len(images)).int() if where is None else where, "test"
+    images, indices = data.data.test, data.data.test_indices
+    return images, torch.arange(len(images)).int() if indices is None else indices, "test"
 
 
 @torch.inference_mode()
 def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModule) -> None:
     """Fills TensorBoard's projector with validation features, their pictures, classes and predicted classes."""
-    images, where, split = _watched(data)
+    images, indices, split = _validated(data)
     # Spread over all of them: those of a folder are in the order of their classes.
-    chosen = where[torch.linspace(0, len(where) - 1, min(len(where), EMBEDDED)).long()]
+    chosen = indices[torch.linspace(0, len(indices) - 1, min(len(indices), POINTS)).long()]
     values, labels = images.take(chosen)
     names = [" ".join(name.split()) for name in model.class_names]
     pairs = [[names[k] for k in pair] for pair in zip(labels.tolist(), model(values).argmax(1).tolist(), strict=True)]
@@ -136,15 +136,14 @@ def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         left, scale, _ = torch.pca_lowrank(centred, kept, center=False)
-    pictures = images.pictures(chosen, THUMBNAIL)
-    tag = f"{split} features"
+    thumbnails = images.thumbnails(chosen, THUMBNAIL)
     # The folder that TensorBoard makes for step 0, here of a run that was resumed.
     shutil.rmtree(Path(cast(Any, writer).get_logdir()) / "00000", ignore_errors=True)
     writer.add_embedding(
         left * scale,
         pairs,
-        None if pictures is None else pictures.float() / 255,
-        tag=tag,
+        None if thumbnails is None else thumbnails.float() / 255,
+        tag=f"{split} features",
         metadata_header=["class", "predicted class"],
     )
 
@@ -156,18 +155,26 @@ def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
     return figure
 
 
-def _tiles(axes: Axes, images: Tensor, lines: Sequence[str], columns: int, **kwargs: Any) -> Any:
-    """One picture of images (N, H, W) or (N, H, W, 3), side by side in columns, a line above each."""
+def _tiles(
+    axes: Axes,
+    images: Tensor,
+    lines: Sequence[str],
+    columns: int,
+    limits: tuple[float, float] = (0, 255),
+    cmap: str = "gray",
+) -> Any:
+    """One picture of images (N, C, H, W), side by side in columns, a line above each; limits are the colours' ends."""
+    images = images[:, 0] if images.shape[1] == 1 else images.movedim(1, -1)
     count, height, width = images.shape[:3]
     rows, gap = max(1, -(-count // columns)), max(1, round(0.4 * height))
     blank = float("nan") if images.is_floating_point() else 255
     sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
-    for number, (image, line) in enumerate(zip(images, lines, strict=True)):
-        top, left = number // columns * (height + gap) + gap, number % columns * (width + 2) + 1
+    for index, (image, line) in enumerate(zip(images, lines, strict=True)):
+        top, left = index // columns * (height + gap) + gap, index % columns * (width + 2) + 1
         sheet[top : top + height, left : left + width] = image
         axes.text(left + width / 2, top - gap / 4, line, ha="center", va="bottom", fontsize=9)
     axes.set_axis_off()
-    return axes.imshow(sheet.numpy(), **kwargs)
+    return axes.imshow(sheet.numpy(), cmap=cmap, vmin=limits[0], vmax=limits[1])
 
 
 def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
@@ -175,8 +182,7 @@ def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     values, limit = model.classifier().weight_images()
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
-    shown = values[:MOST_CLASSES], names[:MOST_CLASSES]
-    drawn = _tiles(axes, *shown, 5, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    drawn = _tiles(axes, values[:MOST_CLASSES, None], names[:MOST_CLASSES], 5, (-limit, limit), "RdBu_r")
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
     return figure
 
@@ -205,25 +211,16 @@ def grid(images: Tensor, lines: list[str], title: str) -> Figure:
     width = max(2.5, 1.0 * columns)
     height = 0.4 + 1.4 * max(1, -(-len(lines) // columns)) * width / columns
     figure = _figure(title if lines else f"{title}: none", width, height)
-    values = images.movedim(1, -1)
-    _tiles(
-        figure.add_axes((0.01, 0.01, 0.98, 1 - 0.35 / height)),
-        values.squeeze(-1) if values.shape[-1] == 1 else values,
-        lines,
-        columns,
-        cmap="gray",
-        vmin=0,
-        vmax=255,
-    )
+    _tiles(figure.add_axes((0.01, 0.01, 0.98, 1 - 0.35 / height)), images, lines, columns)
     return figure
 
 
 def reliability(confidence: Tensor, correct: Tensor, split: str) -> Figure:
     """Accuracy by confidence, with the expected calibration error (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
-    number = (confidence * BINS).long().clamp(max=BINS - 1)
-    count = torch.bincount(number, minlength=BINS).double()
-    accuracy = torch.bincount(number, correct.double(), BINS) / count
-    mean = torch.bincount(number, confidence.double(), BINS) / count
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    count = torch.bincount(bins, minlength=BINS).double()
+    accuracy = torch.bincount(bins, correct.double(), BINS) / count
+    mean = torch.bincount(bins, confidence.double(), BINS) / count
     error = float(((accuracy - mean).abs() * count).nan_to_num().sum() / count.sum())
     figure = _figure(f"Reliability ({split}), calibration error {error:.4f}", 5, 4.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -244,10 +241,9 @@ def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ..
     precision, recall, _ = metric.compute()
     figure = _figure(f"Precision and recall ({split})")
     axes = figure.add_axes((0.12, 0.13, 0.67, 0.77))
-    colors: Any = [f"C{number % 10}" for number in range(len(names))]
-    for number, name in enumerate(names[:MOST_CLASSES]):
-        style = "-" if number < 10 else "--"
-        axes.plot(recall[number].tolist(), precision[number].tolist(), style, color=colors[number], label=name)
+    for label, name in enumerate(names[:MOST_CLASSES]):
+        (line,) = axes.plot(recall[label].tolist(), precision[label].tolist(), "-" if label < 10 else "--", label=name)
+        line.set_color(f"C{label % 10}")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
@@ -259,21 +255,20 @@ def training_images(data: ImageDataModule, rows: int = 5) -> Figure | None:
     first = data.train_indices[:20_000]
     labels = data.data.train.labels[first]
     of_classes = {
-        name: first[(labels == number).nonzero().flatten()[:rows]]
-        for number, name in enumerate(data.data.classes[:MOST_CLASSES])
+        name: first[(labels == label).nonzero().flatten()[:rows]]
+        for label, name in enumerate(data.data.classes[:MOST_CLASSES])
     }
     chosen = {name: indices for name, indices in of_classes.items() if len(indices) == rows}
-    shown = torch.stack([*chosen.values()]).T.flatten() if chosen else first[:0]
-    pictures = data.data.train.pictures(shown, PICTURE) if chosen else None
+    thumbnails = None
+    if chosen:
+        thumbnails = data.data.train.thumbnails(torch.stack([*chosen.values()]).T.flatten(), PICTURE)
+        if thumbnails is None:
+            return None
     columns = max(1, len(chosen))
-    if chosen and pictures is None:
-        return None
     figure = _figure("Training images by class", 5, max(2.5, 0.5 + 1.4 * rows * 5 / max(8, columns)))
-    if pictures is not None:
-        values = pictures.movedim(1, -1)
-        values = values.squeeze(-1) if values.shape[-1] == 1 else values
+    if thumbnails is not None:
         lines = [*chosen, *[""] * (columns * (rows - 1))]
-        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.88)), values, lines, columns, cmap="gray", vmin=0, vmax=255)
+        _tiles(figure.add_axes((0.01, 0.01, 0.98, 0.88)), thumbnails, lines, columns)
     return figure
 
 
@@ -302,13 +297,13 @@ def swept(rows: Sequence[dict[str, Any]]) -> Figure | None:
     """
     good = [row for row in rows if row["val/accuracy"] == row["val/accuracy"]]  # the others diverged
     values = {name: sorted({row[name] for row in rows}, key=_order) for name in rows[0] if not name.startswith("val/")}
-    values = {name: found for name, found in values.items() if len(found) > 1}
+    values = {name: swept_over for name, swept_over in values.items() if len(swept_over) > 1}
     if not good or not values:
         return None
 
     def matters(name: str) -> float:
-        of = {value: [row["val/accuracy"] for row in good if row[name] == value] for value in values[name]}
-        means = [sum(found) / len(found) for found in of.values() if found]
+        of_each = ([row["val/accuracy"] for row in good if row[name] == value] for value in values[name])
+        means = [sum(accuracies) / len(accuracies) for accuracies in of_each if accuracies]
         return float(max(means) - min(means))
 
     first, *others = sorted(values, key=matters, reverse=True)
@@ -318,8 +313,8 @@ def swept(rows: Sequence[dict[str, Any]]) -> Figure | None:
     many = len(across) > MOST_CLASSES
     if not others or many:
         best = [max((row["val/accuracy"] for row in good if row[first] == value), default=np.nan) for value in across]
-        numbers: Any = across if many else range(len(across))
-        axes.plot(numbers, best, "." if many else "o-")
+        places: Any = across if many else range(len(across))
+        axes.plot(places, best, "." if many else "o-")
         axes.set_ylabel("val/accuracy")
         if many and _order(min(across, key=_order)) > (0, 0):
             axes.set_xscale("log")

@@ -21,7 +21,7 @@ from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.use.classifier import Predictor, load, open_picture
 
 BATCH = 500
-SEEN = 10
+DRAWN = 10
 
 
 def build_parser() -> ArgumentParser:
@@ -54,15 +54,15 @@ def _run(settings: Namespace) -> None:
         raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     rows = []
-    seen: list[tuple[Tensor, str]] = []
+    drawn: list[tuple[Tensor, str]] = []
     unreadable: list[str] = []
     for path, pixels, probabilities in predict(model, paths, settings.digit, unreadable):
         top = probabilities.topk(settings.top)
-        names = [model.class_names[number] for number in top.indices.tolist()]
+        names = [model.class_names[label] for label in top.indices.tolist()]
         rows.append((str(path), list(zip(names, top.values.tolist(), strict=True))))
-        seen += [(pixels, f"{names[0]}, {top.values[0]:.0%}")] if len(seen) < SEEN else []
-    if settings.picture and seen:
-        _draw(seen, settings.picture)
+        drawn += [(pixels, f"{names[0]}, {top.values[0]:.0%}")] if len(drawn) < DRAWN else []
+    if settings.picture and drawn:
+        _draw(drawn, settings.picture)
     _print(rows, settings.format)
     for sentence in unreadable:
         print(sentence, file=sys.stderr)
@@ -70,25 +70,24 @@ def _run(settings: Namespace) -> None:
         raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
 
 
-def find_pictures(given: list[str]) -> list[Path]:
-    """The files given, and those in the folders given, in order, without hidden ones.
+def find_pictures(names: list[str]) -> list[Path]:
+    """The files of these names, and those in folders of these names, in order, without hidden ones.
 
     Raises:
         InputError: one does not exist, or a folder is empty.
     """
-    found: list[Path] = []
-    for name in given:
-        path = Path(name)
+    paths: list[Path] = []
+    for path in map(Path, names):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             if not inside:
                 raise InputError(f"{path} holds no pictures; use a picture or a folder of pictures")
-            found += inside
+            paths += inside
         elif path.exists():
-            found.append(path)
+            paths.append(path)
         else:
             raise InputError(f"{path} does not exist; use a picture or a folder of pictures")
-    return found
+    return paths
 
 
 def predict(
@@ -121,25 +120,23 @@ def predict(
             bar.update(len(batch))
 
 
-def _draw(seen: list[tuple[Tensor, str]], file: str) -> None:
+def _draw(drawn: list[tuple[Tensor, str]], file: str) -> None:
     from logreg_lightning.use import figures
 
-    figure = figures.grid(
-        torch.stack([pixels for pixels, _ in seen]), [line for _, line in seen], "What the model sees"
-    )
+    pixels, lines = zip(*drawn, strict=True)
     try:
-        figure.savefig(file)
+        figures.grid(torch.stack(pixels), list(lines), "What the model sees").savefig(file)
     except (OSError, ValueError) as error:
         raise InputError(f"--picture {file} cannot be written ({error}); use a .png file") from None
 
 
 def _print(rows: list[tuple[str, list[tuple[str, float]]]], format_: str) -> None:
     if format_ == "json":
-        found: list[dict[str, Any]] = [
+        predictions: list[dict[str, Any]] = [
             {"path": path, "classes": [{"class": name, "probability": value} for name, value in top]}
             for path, top in rows
         ]
-        print(json.dumps(found, indent=2))
+        print(json.dumps(predictions, indent=2))
     elif format_ == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["path", "class", "probability"])

@@ -152,7 +152,7 @@ def test_rows_are_what_numpy_reads_in_any_order_of_memory(workdir: Path) -> None
     data = npy.load(FOLDER)
     assert np.array_equal(data.train.pixels.numpy(), rows) and data.train.labels.tolist() == labels.tolist()
     assert (data.classes, data.image_shape, data.num_features) == (("0", "1", "2"), (WIDTH,), WIDTH)
-    assert not data.train.pictures(torch.tensor([0], dtype=torch.int32), 32)
+    assert not data.train.thumbnails(torch.tensor([0], dtype=torch.int32), 32)
     CLASSES.write_text("a\nb\nc\n", encoding="utf-8-sig")  # as Windows' Notepad writes it
     assert npy.load(FOLDER).classes == ("a", "b", "c")
 

@@ -45,19 +45,19 @@ def test_what_is_learnt_from_and_how_it_is_split(workdir: Path) -> None:
 @pytest.mark.parametrize("features", ["pixels", EMBEDDED])
 def test_examples_are_spread_over_a_folder_and_readable(workdir: Path, features: str) -> None:
     write_pictures(Path("pets"), 10)
-    pictures = source("pets", features).examples(4)
+    pictures = source("pets", features).source.examples(4)
     assert len(pictures) == 4
     for picture, color in zip(pictures, [COLORS["cats"]] * 2 + [COLORS["dogs"]] * 2, strict=True):
         assert np.abs(np.asarray(picture).mean((0, 1)) - color).max() < 20
     for path in Path("pets/dogs").iterdir():
         path.write_bytes(b"no picture")
-    assert len(source("pets", features).examples(4)) == 2
+    assert len(source("pets", features).source.examples(4)) == 2
 
 
 def test_examples_of_images_are_the_first_and_of_features_none(workdir: Path) -> None:
     write_features(Path("mine"))
-    assert source("mine").examples(3) == []
+    assert source("mine").source.examples(3) == []
     pixels = load("mnist", ROOT).train.pixels
-    pictures = source("mnist", EMBEDDED).examples(3)
+    pictures = source("mnist", EMBEDDED).source.examples(3)
     assert torch.equal(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])), pixels[:3, 0])
     assert all(isinstance(picture, PIL.Image.Image) for picture in pictures)

@@ -211,7 +211,7 @@ def test_rows_are_the_features_of_the_pictures_in_the_order_of_the_labels(counte
     assert data.train.pixels.dtype == torch.float32 and data.train.labels.tolist() == [0] * 20 + [1] * 20
     assert data.image_shape == (3, 8, 8) and data.num_features == 12 and data.backbone == counter.load(EMBEDDED).about
     Path("pets/cats/1.png").unlink()
-    shown = data.train.pictures(torch.tensor([0, 1], dtype=torch.int32), 16)
+    shown = data.train.thumbnails(torch.tensor([0, 1], dtype=torch.int32), 16)
     assert shown is not None and shown.shape == (2, 3, 16, 16)
     assert shown[0].float().mean() > 50 and shown[1].max() == 0  # a file that is gone is black
 
@@ -240,7 +240,7 @@ def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Count
         expected = torch.from_numpy(np.stack([expected_of(picture) for picture in pictures])).float()
         torch.testing.assert_close(images.pixels, expected, **NEAR)
         assert torch.equal(images.labels, before.labels) and len(set(images.labels.tolist())) > 2
-        shown = images.pictures(torch.tensor([5, 2], dtype=torch.int32), 64)
+        shown = images.thumbnails(torch.tensor([5, 2], dtype=torch.int32), 64)
         assert shown is not None and torch.equal(shown, before.pixels[[5, 2]])
         different += len({bytes(image.numpy().tobytes()) for image in before.pixels})
     assert counter.count() <= different  # digits has images twice
@@ -418,8 +418,9 @@ def test_another_image_size_other_weights_or_another_folder_has_a_place_of_its_o
     assert counter.count() == 0
     for name in COLORS:  # another folder of that name
         Path("other/pets", name).mkdir(parents=True)
-        draw((0, 100, 0), 1).save(Path("other/pets", name, "1.png"))
-    assert len(prepared("other/pets").train) == 2 and counter.count() == 1
+        for number in range(5):
+            draw((0, 100, 0), number).save(Path("other/pets", name, f"{number}.png"))
+    assert len(prepared("other/pets").train) == 10 and counter.count() == 5  # those of one class are the other's
     assert torch.equal(prepared().train.pixels, first) and counter.count() == 0
 
 

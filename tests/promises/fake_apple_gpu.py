@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # before the pretending begins
+import torch._dynamo  # private; torch would load it in the midst of the pretending
 import torch.utils.cpp_extension
+
+# Private, as are `_make_wrapper_subclass` and `torch._C` below: torch intercepts operators under no public names.
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 

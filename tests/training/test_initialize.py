@@ -96,7 +96,7 @@ def test_a_number_overrules_and_a_resumed_run_looks_at_no_image_again(workdir: P
     run = fit("--data.dataset=mnist", "--model.lr=0.02", "--model.weight_decay=0.5", "--max_epochs=1")
     model = LogisticRegression.load(run)
     assert (model.lr, model.weight_decay) == (0.02, 0.5)
-    monkeypatch.setattr(initialize, "survey", lambda *_: pytest.fail("the checkpoint has all that is needed"))
+    monkeypatch.setattr(initialize, "training_statistics", lambda *_: pytest.fail("the checkpoint has all it needs"))
     fit("--resume=last", "--max_epochs=2")
 
 

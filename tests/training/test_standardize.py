@@ -12,7 +12,7 @@ from tolerance import DOUBLE
 from torch import Tensor
 
 from logreg_lightning.training import standardize
-from logreg_lightning.training.standardize import Scaling, survey
+from logreg_lightning.training.standardize import Scaling, training_statistics
 
 
 def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -30,7 +30,7 @@ def test_mean_and_scale_are_those_of_all_images_at_once(size: int, floats: bool)
     images[3, 1, 0, 0] = 20  # hardly varies
     labels = torch.randint(0, 4, (count,), generator=generator)
     given = images.double() / 255 if floats else images
-    found = survey(batches(given, labels, size), 5)
+    found = training_statistics(batches(given, labels, size), 5)
     values = images.numpy().reshape(count, -1).astype(np.float64) / 255
     np.testing.assert_allclose(found.mean.numpy(), values.mean(0), rtol=DOUBLE)
     expected = 1 / np.maximum(values.std(0), 0.3 * values.std())
@@ -42,26 +42,26 @@ def test_mean_and_scale_are_those_of_all_images_at_once(size: int, floats: bool)
 
 def test_large_means_lose_no_digits() -> None:
     values = torch.randn(5000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1e6
-    found = survey(batches(values, torch.zeros(5000, dtype=torch.int64), 70), 2)
+    found = training_statistics(batches(values, torch.zeros(5000, dtype=torch.int64), 70), 2)
     # float64 has steps of 1.2e-10 at 1e6.
     np.testing.assert_allclose(1 / found.scale.numpy(), values.numpy().std(0), rtol=1e-9)
 
 
 def test_equal_images_are_left_as_they_are() -> None:
     images = torch.full((4, 1, 2, 2), 9, dtype=torch.uint8)
-    assert survey([(images, torch.tensor([0, 1, 0, 1]))], 2).scale.tolist() == [1, 1, 1, 1]
+    assert training_statistics([(images, torch.tensor([0, 1, 0, 1]))], 2).scale.tolist() == [1, 1, 1, 1]
 
 
 def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: Patch) -> None:
     monkeypatch.setattr(standardize, "SAMPLE", 500)
     numbers = torch.arange(20_000)
     images = torch.stack([numbers % 256, numbers // 256], 1).to(torch.uint8)
-    found = survey(batches(images, numbers // 2000, 700), 10)
+    found = training_statistics(batches(images, numbers // 2000, 700), 10)
     chosen = found.sample[:, 0].long() + 256 * found.sample[:, 1].long()
     assert len(set(chosen.tolist())) == 500 and torch.equal(found.sample_labels, chosen // 2000)
     counts = found.sample_labels.bincount(minlength=10)  # the data set is sorted; 50 of each, give or take 3 deviations
     assert counts.min() > 50 - 3 * 6.7 and counts.max() < 50 + 3 * 6.7
-    few = survey(batches(images[:300], numbers[:300] // 100, 64), 10)
+    few = training_statistics(batches(images[:300], numbers[:300] // 100, 64), 10)
     assert sorted(few.sample[:, 0].tolist() + few.sample[:, 1].tolist()) == sorted(images[:300].flatten().tolist())
 
 

@@ -53,7 +53,7 @@ def page(model: Classifier) -> str:
 
 
 def _text(name: str) -> str:
-    """What the file of that name beside this one says."""
+    """Of the file of that name beside this one."""
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -42,7 +42,7 @@ def mirrors(tmp_path: Path, monkeypatch: Patch) -> Iterator[tuple[Path, Path]]:
             (folder / name).write_bytes(content)
         handler = functools.partial(_Quiet, directory=str(folder))
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         servers.append(server)
     dead = http.server.HTTPServer(("127.0.0.1", 0), _Quiet)
     dead.server_close()

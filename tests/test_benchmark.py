@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import contents
+from conftest import Capsys, Patch, contents, said_by
 
 from benchmarks import images, measure, report, threads
 from benchmarks import run as command
@@ -36,7 +36,7 @@ PARTS = {
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def here(monkeypatch: Patch) -> Iterator[None]:
     """Runs in this process, which has imported everything, what is measured in a fresh one."""
 
     def in_this_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -51,17 +51,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(count)
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    """The command, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "run.py"), *flags], capture_output=True, text=True, check=False
-    )
-
-
 def test_what_is_measured_has_a_process_of_its_own(workdir: Path) -> None:
-    done = run("--quick", "--json_=true", "--only=evaluate")
-    assert done.returncode == 0, done.stderr
-    measured = json.loads(done.stdout)
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--json_=true", "--only=evaluate"]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert measured["evaluate"]["this project"][0]["whole"] > 1 and "torch" in measured["machine"]
 
 
@@ -134,21 +126,21 @@ def test_pictures_are_what_their_names_say_and_the_same_each_time(workdir: Path)
 
 
 @pytest.mark.parametrize("flags", [["--only=nothing"], ["--repeats=0"], ["--write=nowhere.md"], ["--quick=maybe"]])
-def test_bad_input_is_one_sentence(workdir: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_sentence(workdir: Path, flags: list[str], capsys: Capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(flags)
     assert ended.value.code == 2 and flags[0].partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: Capsys) -> None:
     page = tmp_path / "page.md"
     page.write_text(report.begin() + "as before\n" + report.END, encoding="utf-8")
-    command.main(["--only=gpu", f"--write={page}"])
-    assert capsys.readouterr().out == f"{command.NO_GPU}\n" and "as before" in page.read_text(encoding="utf-8")
+    printed = said_by(command.main, ["--only=gpu", f"--write={page}"], capsys)
+    assert printed == f"{command.NO_GPU}\n" and "as before" in page.read_text(encoding="utf-8")
 
 
-def test_a_gpus_figures_fill_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpus_figures_fill_its_page(tmp_path: Path, monkeypatch: Patch) -> None:
     """With made-up figures, for only a GPU can show others; by default it is measured last where there is one."""
     page = tmp_path / "gpu.md"
     shutil.copyfile(ROOT / "docs" / "gpu.md", page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 import lightning as L
 import pytest
 import torch
-from conftest import curves, fit
+from conftest import ALONE, QUIET, Patch, curves, fit, ready, results_of, weights_of
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,52 +22,52 @@ from logreg_lightning.model import LogisticRegression, gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
-    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    state = weights_of(run)
     return {"weight": state["linear.weight"], "bias": state["linear.bias"]}
+
+
+def plain_loop(
+    data: ImageDataModule, linear: nn.Linear, images: Tensor, decay: float, lr: float, weights: Tensor | None = None
+) -> None:
+    """Two epochs of mini-batches of 8 by torch's own layer, loss and optimizer."""
+    parameters: list[dict[str, Any]] = [{"params": [linear.weight], "weight_decay": decay}, {"params": [linear.bias]}]
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+    loss = nn.CrossEntropyLoss(weights, reduction="mean" if weights is None else "none")
+    for epoch in range(2):
+        for indices in torch.split(data.train_dataloader().order(epoch), 8):
+            targets = data.data.train.labels[indices]
+            optimizer.zero_grad()
+            loss(linear(images[indices]), targets).mean().backward()
+            optimizer.step()
+
+
+LOOP = ["--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=2", "--seed=3", "--model.schedule=constant"]
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 7, 50, 1000])
 def test_weights_equal_a_plain_loops(workdir: Path, steps_per_execution: int) -> None:
     run = fit(
-        *("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=2", "--seed=3"),
-        *("--model.lr=0.1", "--model.momentum=0.9", "--model.weight_decay=1e-4", "--model.schedule=constant"),
+        *(*LOOP, "--model.lr=0.1", "--model.momentum=0.9", "--model.weight_decay=1e-4"),
         *("--model.standardize=false", "--model.calibrate=false"),
         f"--data.steps_per_execution={steps_per_execution}",
         f"--threads={torch.get_num_threads()}",  # those of the loop: others may add in another order
     )
-    data = ImageDataModule("mnist", batch_size=8)
     torch.manual_seed(3)
-    data.prepare_data()
-    data.setup()
-    loader = data.train_dataloader()
-
+    data = ready(data_module())
     torch.manual_seed(3)
     linear = nn.Linear(784, 10)
-    decays: list[dict[str, Any]] = [{"params": [linear.weight], "weight_decay": 1e-4}, {"params": [linear.bias]}]
-    optimizer = torch.optim.SGD(decays, lr=0.1, momentum=0.9)
-    for epoch in range(2):
-        for indices in torch.split(loader.order(epoch), 8):
-            images = data.data.train.pixels[indices].reshape(-1, 784).float() / 255
-            loss = nn.CrossEntropyLoss()(linear(images), data.data.train.labels[indices])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    plain_loop(data, linear, data.data.train.pixels.reshape(-1, 784).float() / 255, 1e-4, 0.1)
     for name, value in trained(run).items():
         assert torch.equal(value, linear.state_dict()[name])
-    assert set(torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]) == {
-        "linear.weight",
-        "linear.bias",
-    }
-    assert json.loads((run / "results.json").read_text())["steps"] == 2 * 68
+    assert set(weights_of(run)) == {"linear.weight", "linear.bias"}
+    assert results_of(run)["steps"] == 2 * 68
 
 
 def test_the_default_recipe_leaves_what_a_plain_loop_over_the_folded_weights_leaves(workdir: Path) -> None:
     """Autograd over the weights as they act on pixels; then the chain rule, weight decay and the schedule by hand."""
     run = fit("--data.dataset=mnist", f"--threads={torch.get_num_threads()}", "--max_epochs=3")
-    data = ImageDataModule("mnist")
     torch.manual_seed(0)
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("mnist"))
     model, loader = LogisticRegression.load(run), data.train_dataloader()
     assert model.standardizer is not None
     mean, scale = model.standardizer.mean * 255, model.standardizer.scale / 255
@@ -94,31 +95,17 @@ def test_the_folded_step_is_that_of_a_plain_loop_over_standardised_floats(
     workdir: Path, class_weight: str | None
 ) -> None:
     weighted = [f"--model.class_weight={class_weight}"] if class_weight else []
-    run = fit(
-        *("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=2", "--seed=3", "--model.schedule=constant"),
-        *("--model.lr=0.01", "--model.weight_decay=1e-2", *weighted),
-    )
-    data = ImageDataModule("mnist", batch_size=8)
+    run = fit(*LOOP, "--model.lr=0.01", "--model.weight_decay=1e-2", *weighted)
     torch.manual_seed(3)
-    data.prepare_data()
-    data.setup()
-    loader = data.train_dataloader()
+    data = ready(data_module())
     floats = data.data.train.pixels.reshape(-1, 784).double() / 255
     images, labels = floats[data.train_indices], data.data.train.labels[data.train_indices]
     scale = 1 / torch.maximum(images.std(0, correction=0), 0.3 * images.std(correction=0))
-    standardised = (floats - images.mean(0)) * scale
-    weights = len(labels) / (10 * labels.bincount(minlength=10)) if class_weight else torch.ones(10)
+    counts = labels.bincount(minlength=10).double()
+    weights = len(labels) / (10 * counts) if class_weight else torch.ones(10, dtype=torch.float64)
     linear = nn.Linear(784, 10, dtype=torch.float64)
     nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
-    decays: list[dict[str, Any]] = [{"params": [linear.weight], "weight_decay": 1e-2}, {"params": [linear.bias]}]
-    optimizer = torch.optim.SGD(decays, lr=0.01, momentum=0.9)
-    for epoch in range(2):
-        for indices in torch.split(loader.order(epoch), 8):
-            targets = data.data.train.labels[indices]
-            losses = nn.functional.cross_entropy(linear(standardised[indices]), targets, reduction="none")
-            optimizer.zero_grad()
-            (losses * weights[targets]).mean().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    plain_loop(data, linear, (floats - images.mean(0)) * scale, 1e-2, 0.01, weights)
     assert_trained_alike(trained(run), linear.state_dict(), 2 * 68)
 
     test = (data.data.test.pixels.reshape(-1, 784).double() / 255 - images.mean(0)) * scale
@@ -163,23 +150,13 @@ def test_scales_pixels_as_to_tensor_does() -> None:
 
 def test_reports_the_metrics_of_the_saved_weights(workdir: Path) -> None:
     run = fit("--data.dataset", "mnist", "--max_epochs", "3", "--model.standardize=false")
-    results = json.loads((run / "results.json").read_text())
-    data = ImageDataModule("mnist")
-    data.prepare_data()
-    data.setup()
+    results = results_of(run)
+    data = ready(ImageDataModule("mnist"))
     weights = trained(run)
     logits = data.data.test.pixels.reshape(-1, 784).float() / 255 @ weights["weight"].T + weights["bias"]
     labels = data.data.test.labels
     assert results["test/accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item(), rel=EPS)
     assert results["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), **LOSS)
-
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "default_root_dir": "stock",
-}
 
 
 def data_module(**settings: Any) -> ImageDataModule:
@@ -190,18 +167,15 @@ def test_a_plain_trainer_trains_as_the_command_does(workdir: Path) -> None:
     threads = f"--threads={torch.get_num_threads()}"
     run = fit("--data.dataset=mnist", "--data.batch_size=8", "--max_epochs=3", "--seed=3", threads)
     L.seed_everything(3)
-    model, trainer = LogisticRegression(784, 10), L.Trainer(max_epochs=3, **QUIET)
+    model, trainer = LogisticRegression(784, 10), L.Trainer(max_epochs=3, default_root_dir="stock", **QUIET)
     trainer.fit(model, datamodule=data_module())
     assert torch.equal(model.linear.weight, trained(run)["weight"])
     expected, found = curves(run), curves(Path(str(trainer.log_dir)))
     for tag in ("train/loss", "train/accuracy", "train/lr", "val/loss", "val/accuracy"):
         assert found[tag] == expected[tag], tag
 
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    [val], [test] = (
-        trainer.validate(model, data_module(), verbose=False),
-        trainer.test(model, data_module(), verbose=False),
-    )
+    results = results_of(run)
+    [val], [test] = (ask(model, data_module(), verbose=False) for ask in (trainer.validate, trainer.test))
     assert val == {name: results[name] for name in ("val/loss", "val/accuracy")}
     names = ("test/loss", "test/accuracy", "test/balanced_accuracy", "test/calibration_error")
     assert test == {name: results[name] for name in names}
@@ -239,18 +213,10 @@ def test_a_trainers_limits_count_mini_batches(
     assert model.optimizers(use_pl_optimizer=False).param_groups[0]["lr"] == model.lr_at(steps - 1, steps)  # type: ignore[union-attr]
 
 
-def test_a_cosine_without_an_end_is_refused(workdir: Path) -> None:
-    trainer = L.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, **QUIET)
-    with pytest.raises(InputError, match="give the trainer `max_epochs` or `max_steps`"):
-        trainer.fit(LogisticRegression(784, 10), datamodule=data_module())
-
-
 def test_a_plain_trainers_run_resumes_in_its_own_order(workdir: Path) -> None:
     def train(epochs: int, **more: Any) -> LogisticRegression:
         model = LogisticRegression(784, 10, schedule="constant")
-        L.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, **QUIET).fit(
-            model, data_module(), **more
-        )
+        L.Trainer(max_epochs=epochs, **ALONE).fit(model, data_module(), **more)
         return model
 
     torch.manual_seed(4)
@@ -264,14 +230,12 @@ def test_a_plain_trainers_run_resumes_in_its_own_order(workdir: Path) -> None:
 
 @pytest.mark.parametrize("floats", [True, False])
 def test_a_plain_data_loader_is_one_step_a_batch(workdir: Path, floats: bool) -> None:
-    data = data_module()
-    data.prepare_data()
-    data.setup()
+    data = ready(data_module())
     pixels, labels = data.data.train.pixels[:100], data.data.train.labels[:100]
     loader = DataLoader(TensorDataset(pixels / 255 if floats else pixels, labels), batch_size=16)
     torch.manual_seed(0)
     model = LogisticRegression(784, 10, lr=0.1, weight_decay=0, schedule="constant", standardize=False)
-    trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, **QUIET)
+    trainer = L.Trainer(max_epochs=2, **ALONE)
     trainer.fit(model, loader, loader)
     assert trainer.global_step == 14
     assert trainer.validate(model, loader, verbose=False)[0]["val/accuracy"] > 0
@@ -300,7 +264,7 @@ def test_forward_leaves_its_input_alone() -> None:
 
 def test_a_stock_checkpoint_gives_a_model_that_predicts(workdir: Path) -> None:
     model = LogisticRegression(784, 10, class_names=list("abcdefghij"))
-    trainer = L.Trainer(max_epochs=1, logger=False, **QUIET)
+    trainer = L.Trainer(max_epochs=1, logger=False, default_root_dir="stock", **QUIET)
     trainer.fit(model, datamodule=data_module())
     image = torch.randint(0, 256, (28, 28), dtype=torch.uint8)
     path = cast(Any, trainer.checkpoint_callback).best_model_path
@@ -351,12 +315,8 @@ class WithOptimizer(LogisticRegression):
         return type(self).make(self.parameters())  # type: ignore[no-any-return]
 
 
-def adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0)
-
-
-def quasi_newton(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.LBFGS(parameters, lr=0.01, max_iter=3)
+adam = functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0)
+quasi_newton = functools.partial(torch.optim.LBFGS, lr=0.01, max_iter=3)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +325,7 @@ def quasi_newton(parameters: Any) -> torch.optim.Optimizer:
     ids=["hidden layer", "AdamW", "LBFGS"],
 )
 def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, kind: type[LogisticRegression], make: Any, batch_size: int
+    workdir: Path, monkeypatch: Patch, kind: type[LogisticRegression], make: Any, batch_size: int
 ) -> None:
     """Its own forward, or any optimizer of torch, whose own learning rate follows the schedule."""
     if make is not None:
@@ -375,7 +335,7 @@ def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
     model = kind(784, 10, **settings)
     torch.manual_seed(0)
     mine = kind(784, 10, **settings)
-    trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, **QUIET)
+    trainer = L.Trainer(max_epochs=2, **ALONE)
     torch.manual_seed(3)
     data = ImageDataModule("mnist", batch_size=batch_size)
     trainer.fit(model, datamodule=data)
@@ -412,12 +372,14 @@ def test_what_a_subclass_overrides_is_trained_as_a_plain_loop_trains_it(
         assert_trained_alike(found, expected, step)
 
 
-def test_a_scheduler_beside_the_schedule_is_refused(workdir: Path) -> None:
+def test_a_cosine_without_an_end_and_a_scheduler_beside_the_schedule_are_refused(workdir: Path) -> None:
+    with pytest.raises(InputError, match="give the trainer `max_epochs` or `max_steps`"):
+        L.Trainer(max_epochs=-1, **ALONE).fit(LogisticRegression(784, 10), datamodule=data_module())
+
     class WithScheduler(LogisticRegression):
         def configure_optimizers(self) -> Any:
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
-    trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
     with pytest.raises(InputError, match="must return one optimizer alone"):
-        trainer.fit(WithScheduler(784, 10), datamodule=data_module())
+        L.Trainer(max_epochs=1, **ALONE).fit(WithScheduler(784, 10), datamodule=data_module())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, fit, refused, write_pictures
+from conftest import Capsys, Patch, fit, ready, refused, results_of, write_pictures
 
 from logreg_lightning.data.dataset import stratified
 from logreg_lightning.data.pictures import read_picture, to_pixels
@@ -21,7 +20,7 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.features import backbones
 
 
-def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: Capsys) -> None:
     write_pictures(Path("pets"))
     Path("pets/.hidden").mkdir()
     Path("pets/cats/.DS_Store").write_text("x", encoding="utf-8")
@@ -33,37 +32,29 @@ def test_trains_on_colours_that_grey_does_not_tell(workdir: Path, capsys: pytest
     skipped = ", ".join(str(Path(name)) for name in ("cats/.DS_Store", "cats/notes.txt", "dogs/broken.jpg"))
     assert f"skipped 3 hidden or unreadable files: {skipped}" in printed
     assert "no test split: a fifth of each class, 12 pictures, is held out for testing" in printed
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["test/accuracy"] == 1.0
     assert results["majority_class_accuracy"] == 0.5
     assert "always predicting cats" in printed
 
 
-def module(**settings: object) -> ImageDataModule:
-    data = ImageDataModule("pets", image_size=8, **settings)  # type: ignore[arg-type]
-    data.prepare_data()
-    data.setup()
-    return data
+def module(**settings: Any) -> ImageDataModule:
+    return ready(ImageDataModule("pets", image_size=8, **settings))
 
 
 def test_splits_that_are_there_are_used(workdir: Path) -> None:
     write_pictures(Path("pets/train"), 30)
-    write_pictures(Path("pets/test"), 10)
+    write_pictures(Path("pets/val"), 10)
+    assert module().data.num_test == 20  # val alone is the test set
+    Path("pets/val").rename("pets/test")
     data = module(val_size=0.1)
     assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (54, 6, 20)
     write_pictures(Path("pets/val"), 5)
     data = module()
     assert (len(data.train_indices), len(data.val_indices), data.data.num_test) == (60, 10, 20)
-    labels = data.data.train.labels
-    assert sorted(labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
+    assert sorted(data.data.train.labels[data.val_indices].tolist()) == [0] * 5 + [1] * 5
     seen = torch.cat([data.train_indices, data.val_indices, data.data.test_indices])  # type: ignore[list-item]
     assert sorted(seen.tolist()) == list(range(90))
-
-
-def test_val_alone_is_the_test_set(workdir: Path) -> None:
-    write_pictures(Path("pets/train"), 30)
-    write_pictures(Path("pets/val"), 10)
-    assert module().data.num_test == 20
 
 
 def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
@@ -77,7 +68,7 @@ def test_pixels_are_what_pil_makes_of_the_pictures(workdir: Path) -> None:
         assert torch.equal(pixels, torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
 
 
-def test_only_changed_pictures_are_decoded_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_pictures_are_decoded_again(workdir: Path, monkeypatch: Patch) -> None:
     write_pictures(Path("pets"), 10)
     decoded = 0
 
@@ -118,23 +109,16 @@ def no_class_of_the_test_split_in_train() -> None:
     Path("pets/test/fish").mkdir(parents=True)
 
 
-def empty_classes() -> None:
-    for name in COLORS:
-        Path("pets", name).mkdir()
+WRONG: list[tuple[Callable[[], object], str]] = [
+    (lambda: None, "a folder of pictures for each class, at least two"),
+    (lambda: write_pictures(Path("pets"), 3, ("cats",)), "at least two"),
+    (lambda: write_pictures(Path("pets"), 0), "none of its 0 files"),
+    (no_class_of_the_test_split_in_train, "no class fish"),
+]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda: None, "a folder of pictures for each class, at least two"),
-        (lambda: write_pictures(Path("pets"), 3, ("cats",)), "at least two"),
-        (empty_classes, "none of its 0 files"),
-        (no_class_of_the_test_split_in_train, "no class fish"),
-    ],
-)
-def test_a_folder_that_is_no_data_set(
-    workdir: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[], None], named: str
-) -> None:
+@pytest.mark.parametrize(("spoil", "named"), WRONG)
+def test_a_folder_that_is_no_data_set(workdir: Path, capsys: Capsys, spoil: Callable[[], None], named: str) -> None:
     Path("pets").mkdir()
     spoil()
     refused(["--data.dataset=pets"], named, capsys)
@@ -146,13 +130,7 @@ def test_the_validation_split_is_stratified(workdir: Path, val_size: float, held
     for name, count in (("many", 60), ("some", 20), ("few", 8)):
         write_pictures(Path("pets"), count, (name,))
 
-    def split(seed: int) -> ImageDataModule:
-        data = module(val_size=val_size, val_seed=seed)
-        data.prepare_data()
-        data.setup()
-        return data
-
-    data, again, other = split(0), split(0), split(1)
+    data, again, other = (module(val_size=val_size, val_seed=seed) for seed in (0, 0, 1))
     counts = data.data.train.labels[data.val_indices].bincount(minlength=3)
     by_name = dict(zip(data.data.classes, counts.tolist(), strict=True))
     assert [by_name[name] for name in ("many", "some", "few")] == held_out

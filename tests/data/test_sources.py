@@ -8,9 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, write_pictures
+from conftest import COLORS, write_features, write_pictures
 
-from logreg_lightning.data import npy
 from logreg_lightning.data.named import load
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.backbones import EMBEDDED
@@ -21,12 +20,6 @@ ROOT = Path("data")
 
 def source(dataset: str, features: str = "pixels") -> View:
     return View(dataset, ROOT, "auto", False, features)
-
-
-def write_features(folder: Path) -> None:
-    folder.mkdir()
-    for file, values in zip(npy.FILES, (np.eye(6), np.arange(6) % 2) * 2, strict=True):
-        np.save(folder / file, values)
 
 
 @pytest.mark.parametrize("features", ["pixels", EMBEDDED])

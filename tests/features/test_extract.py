@@ -6,6 +6,7 @@ Most tests use a backbone so small that what it gives can be computed beside it 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -20,9 +21,28 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import COLORS, NAMES, curves, fit, idx, not_on_windows, outcome, refused, state, write_pictures
+from conftest import (
+    COLORS,
+    SCRIPTS,
+    Capsys,
+    Patch,
+    curves,
+    events_of,
+    fit,
+    killed_in,
+    newest,
+    outcome,
+    ready,
+    refused,
+    results_of,
+    run_script,
+    said_by,
+    state,
+    weights_of,
+    write_idx,
+    write_pictures,
+)
 from PIL.Image import Image, Resampling
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_figures import TAGS as TAGS_OF_PIXELS
 from tolerance import EPS, assert_trained_alike
 from torch import Tensor, nn
@@ -41,7 +61,6 @@ from logreg_lightning.runtime.files import LOCK, locked, write_json
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.use import evaluate, predict
 
-FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
 CPU = [torch.device("cpu")]
 ROOT = Path("data")
 
@@ -124,9 +143,17 @@ class Counter:
             self.network(backbone).seen.clear()
         return total
 
+    def check(self, cost: int | None = None) -> Dataset:
+        """The features are those of the pictures in pets/, at so many looks, without a limit if none is named."""
+        data = prepared()
+        torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+        looks = self.count()
+        assert cost is None or looks == cost
+        return data
+
 
 @pytest.fixture
-def counter(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
+def counter(workdir: Path, monkeypatch: Patch) -> Counter:
     """A small backbone in the real one's place."""
     counts = Counter()
     monkeypatch.setattr(backbones, "load", counts.load)
@@ -180,12 +207,13 @@ def draw(color: tuple[int, int, int], number: int) -> Image:
 
 def test_rows_are_the_features_of_the_pictures_in_the_order_of_the_labels(counter: Counter) -> None:
     write_pictures(Path("pets"), 20)
-    data = prepared()
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
-    assert data.train.pixels.dtype == torch.float32
-    assert data.train.labels.tolist() == [0] * 20 + [1] * 20
+    data = counter.check(40)
+    assert data.train.pixels.dtype == torch.float32 and data.train.labels.tolist() == [0] * 20 + [1] * 20
     assert data.image_shape == (3, 8, 8) and data.num_features == 12 and data.backbone == counter.load(EMBEDDED).about
-    assert counter.count() == 40
+    Path("pets/cats/1.png").unlink()
+    shown = data.train.thumbnails(torch.tensor([0, 1], dtype=torch.int32), 16)
+    assert shown is not None and shown.shape == (2, 3, 16, 16)
+    assert shown[0].float().mean() > 50 and shown[1].max() == 0  # a file that is gone is black
 
 
 def test_grey_upright_and_transparent_pictures_are_what_a_person_sees(counter: Counter) -> None:
@@ -203,12 +231,7 @@ def test_grey_upright_and_transparent_pictures_are_what_a_person_sees(counter: C
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits", "mine"])
 def test_images_of_other_data_sets_keep_the_order_of_their_labels(counter: Counter, dataset: str) -> None:
-    if dataset == "mine":
-        Path("mine").mkdir()
-        rng = np.random.default_rng(3)
-        for names, count in ((NAMES[:2], 33), (NAMES[2:], 9)):
-            Path("mine", names[0]).write_bytes(idx(rng.integers(0, 256, (count, 5, 9))))
-            Path("mine", names[1]).write_bytes(idx(np.arange(count) % 3))
+    write_idx(Path("mine"))
     pixels, data = prepared(dataset, features="pixels"), prepared(dataset)
     assert not any((ROOT / "features").rglob("pixels-*"))  # they stay where they are
     different = 0
@@ -228,42 +251,26 @@ def test_splits_and_labels_are_those_of_pixels(counter: Counter) -> None:
     write_pictures(Path("pets/train"), 20)
     write_pictures(Path("pets/test"), 6)
     Path("pets/train/cats/5.png").write_text("no picture", encoding="utf-8")
-    kept = [path for split in ("train", "test") for path in files(f"pets/{split}") if path.name != "5.png" or "test" in
-            path.parts or "dogs" in path.parts]  # fmt: skip
-    expected = expected_of_files(kept)
-
-    def of(kind: str) -> tuple[Tensor, ...]:
-        data = ImageDataModule("pets", features=kind, color=True)
-        data.prepare_data()
-        data.setup()
-        test = data.data.test_indices
-        assert test is not None
-        return data.data.train.pixels, data.data.train.labels, data.train_indices, data.val_indices, test
-
-    pixels, features_ = of("pixels"), of(EMBEDDED)
-    assert len(features_[0]) == len(pixels[0]) == len(expected) + 1  # the row that is no picture is there, not used
-    row_of = {row: place for place, row in enumerate(sorted(torch.cat(features_[2:]).tolist()))}
-    for by_pixels, by_features in zip(pixels[1:], features_[1:], strict=True):
-        assert torch.equal(by_pixels, by_features)
-    for rows in features_[2:]:
-        expected_rows = expected[[row_of[row] for row in rows.tolist()]]
-        torch.testing.assert_close(features_[0][rows], expected_rows, **NEAR)
+    paths = [path for split in ("train", "test") for path in files(f"pets/{split}")]
+    pixels, features_ = (ready(ImageDataModule("pets", features=kind, color=True)) for kind in ("pixels", EMBEDDED))
+    assert torch.equal(pixels.data.train.labels, features_.data.train.labels)
+    parts: Any = [(data.train_indices, data.val_indices, data.data.test_indices) for data in (pixels, features_)]
+    assert all(map(torch.equal, *parts))
+    used = torch.cat(parts[1]).tolist()
+    assert len(used) == len(paths) - 1 == len(features_.data.train) - 1  # the row that is no picture is not used
+    expected = expected_of_files([paths[row] for row in used])
+    torch.testing.assert_close(features_.data.train.pixels[used], expected, **NEAR)
 
 
 def test_a_picture_twice_is_looked_at_once(counter: Counter) -> None:
     pets(5)
     shutil.copy("pets/cats/003.png", "pets/cats/copy.png")
     shutil.copy("pets/cats/003.png", "pets/dogs/000.png")
-    data = prepared()
-    assert counter.count() == 9
-    rows = data.train.pixels
+    rows = counter.check(9).train.pixels
     assert torch.equal(rows[3], rows[5]) and torch.equal(rows[3], rows[6])
-    torch.testing.assert_close(rows, expected_of_files(files()), **NEAR)
 
 
-def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
-    counter: Counter, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(counter: Counter, capsys: Capsys) -> None:
     pets(12)
     Path("pets/cats/.DS_Store").write_text("x", encoding="utf-8")
     Path("pets/cats/notes.txt").write_text("not a picture", encoding="utf-8")
@@ -283,20 +290,15 @@ def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(
     assert "skipped 3 " in prepared().notes[0] and counter.count() == 1
 
 
-def test_a_folder_without_a_readable_picture(counter: Counter, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_readable_picture(counter: Counter) -> None:
     for name in COLORS:
         Path("pets", name).mkdir(parents=True)
-    flags = ["--data.dataset=pets", f"--data.features={EMBEDDED}"]
-    refused(flags, "none of its 0 files is a readable picture", capsys)
-    for name in COLORS:
         Path("pets", name, "a.png").write_text(name, encoding="utf-8")
     with pytest.raises(InputError, match="pets: none of its 2 files is a readable picture"):
         prepared()
 
 
-def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(counter: Counter, monkeypatch: Patch) -> None:
     pets(12)
     read_bytes = Path.read_bytes
 
@@ -311,16 +313,10 @@ def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(
             note = prepared().notes[0]
             assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')}"
             assert counter.count() == looks
-    data = prepared()
-    assert "skipped" not in " ".join(data.notes) and counter.count() == 1
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+    assert "skipped" not in " ".join(counter.check(1).notes)
 
 
 # What costs a look at a picture, and what does not.
-
-
-def snapshot() -> dict[Path, tuple[bytes, int]]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ROOT.rglob("*") if path.is_file()}
 
 
 def change(path: Path = Path("pets/cats/007.png")) -> None:
@@ -358,6 +354,15 @@ def remove() -> None:
         path.unlink()
 
 
+def replace_at_the_same_time() -> None:
+    path = Path("pets/cats/007.bmp")  # uncompressed: any picture takes as many bytes
+    before = path.stat()
+    draw((99, 9, 9), 2).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
 COSTS: dict[str, tuple[Callable[[], object], int]] = {
     "nothing": (lambda: None, 0),
     "another picture": (change, 1),
@@ -368,40 +373,25 @@ COSTS: dict[str, tuple[Callable[[], object], int]] = {
     "fewer": (remove, 0),
     "another class": (another_class, 2),
 }
+if sys.platform != "win32":  # where no time tells of it
+    COSTS["another picture of the same size and time"] = (replace_at_the_same_time, 1)
 
 
 @pytest.mark.parametrize("kind", COSTS)
 def test_a_picture_costs_one_look_whenever_its_content_is_new(counter: Counter, kind: str) -> None:
     pets()
-    prepared()
-    assert counter.count() == 40
+    draw((9, 9, 9), 1).save("pets/cats/007.bmp")
+    counter.check(41)
     do, cost = COSTS[kind]
     do()
-    data, before = prepared(), snapshot()
-    assert counter.count() == cost
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+    data = counter.check(cost)
     assert [data.classes[label] for label in data.train.labels] == [path.parent.name for path in files()]
-    assert torch.equal(prepared().train.pixels, data.train.pixels) and counter.count() == 0 and snapshot() == before
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ROOT.rglob("*") if path.is_file()}
+    assert torch.equal(counter.check(0).train.pixels, data.train.pixels)
+    assert all((path.read_bytes(), path.stat().st_mtime_ns) == there for path, there in before.items())
 
 
-@not_on_windows("a file has no time of change that nobody sets")
-def test_a_picture_with_its_old_size_and_time_is_noticed(counter: Counter) -> None:
-    pets()
-    path = Path("pets/cats/007.bmp")  # uncompressed: any picture takes as many bytes
-    draw((9, 9, 9), 1).save(path)
-    prepared()
-    counter.count()
-    before = path.stat()
-    draw((99, 9, 9), 2).save(path)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = path.stat()
-    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
-    data = prepared()
-    assert counter.count() == 1
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
-
-
-def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     prepared()
     reads: list[str] = []
@@ -414,7 +404,7 @@ def test_files_are_read_again_only_if_they_look_changed(counter: Counter, monkey
     assert [name for name in reads if name.endswith(".png")] == ["003.png"]
 
 
-def test_another_image_size_or_other_weights_have_a_place_of_their_own(counter: Counter) -> None:
+def test_another_image_size_other_weights_or_another_folder_has_a_place_of_its_own(counter: Counter) -> None:
     pets(5)
     first = prepared().train.pixels.clone()
     assert counter.count() == 10 and len(caches()) == 1
@@ -426,17 +416,12 @@ def test_another_image_size_or_other_weights_have_a_place_of_their_own(counter: 
     assert torch.equal(prepared().train.pixels, first) and counter.count() == 0
     prepared(image_size=4)
     assert counter.count() == 0
-
-
-def test_two_folders_of_one_name_have_a_place_each(counter: Counter) -> None:
-    for number, above in enumerate(("one", "two")):
-        for name in ("a", "b"):
-            Path(above, "pets", name).mkdir(parents=True)
-            for k in range(5):
-                draw((number * 100, 0, 0), ord(name) + 2 * k).save(Path(above, "pets", name, f"{k}.png"))
-    data = [prepared(f"{above}/pets") for above in ("one", "two", "one")]
-    assert torch.equal(data[0].train.pixels, data[2].train.pixels)
-    assert not torch.equal(data[0].train.pixels, data[1].train.pixels) and counter.count() == 20
+    for name in COLORS:  # another folder of that name
+        Path("other/pets", name).mkdir(parents=True)
+        for number in range(5):
+            draw((0, 100, 0), number).save(Path("other/pets", name, f"{number}.png"))
+    assert len(prepared("other/pets").train) == 10 and counter.count() == 5  # those of one class are the other's
+    assert torch.equal(prepared().train.pixels, first) and counter.count() == 0
 
 
 # Damage.
@@ -469,7 +454,13 @@ def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda file: file.write_bytes(change(file.read_bytes()))
 
 
-VALUES, ABOUT = "values-*.npy", "about.json"
+def spell_digest_backwards(notes: Path) -> None:
+    content = notes.read_bytes()
+    digest = json.loads(content)[0]["cats/003.png"][3].encode()
+    notes.write_bytes(content.replace(digest, digest[::-1]))
+
+
+VALUES, ABOUT, NOTES = "values-*.npy", "about.json", "contents/*.json"
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], int]] = {
     "a bit": (VALUES, lambda file: flip(file, -5), 8),
     "cut": (VALUES, rewrite(lambda content: content[:-1]), 40),
@@ -485,39 +476,27 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], int]] = {
     "about swapped": (ABOUT, swap, 40),
     "about something else": (ABOUT, rewrite(lambda _: b"[1, 2, 3]"), 40),
     "no damage, a copy": (VALUES, replace_by_copy, 0),
+    "notes cut": (NOTES, rewrite(lambda content: content[: len(content) // 2]), 0),
+    "notes wrong": (NOTES, spell_digest_backwards, 0),
+    "notes something else": (NOTES, rewrite(lambda _: b'{"cats/000.png": 5}'), 0),
+    **{f"notes {text}": (NOTES, functools.partial(Path.write_text, data=text), 0) for text in ("", "{", "{}", "[]")},
 }
 if sys.platform != "win32":  # where no time tells of it
     DAMAGE["a bit, at the same times"] = (VALUES, flip_and_restore_times, 8)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_noticed_and_mended(counter: Counter, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_damage_is_noticed_and_mended(counter: Counter, monkeypatch: Patch, kind: str) -> None:
     monkeypatch.setattr(cache, "CHUNK", 8)
     pets()
-    whole = prepared().train.pixels.clone()
-    content = stored(only_cache()).read_bytes()
-    counter.count()
+    whole = counter.check(40).train.pixels.clone()
     pattern, spoil, cost = DAMAGE[kind]
-    [file] = only_cache().glob(pattern)
+    [file] = ROOT.rglob(pattern)
+    content, notes = stored(only_cache()).read_bytes(), next(ROOT.rglob(NOTES)).read_bytes()
     spoil(file)
-    assert torch.equal(prepared().train.pixels, whole) and counter.count() == cost
-    assert stored(only_cache()).read_bytes() == content
-    prepared()
-    assert counter.count() == 0
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b'{"cats/000.png": 5}', "cut", "wrong"])
-def test_notes_of_contents_that_are_damaged_are_made_anew(counter: Counter, content: bytes | str) -> None:
-    pets(5)
-    whole = prepared().train.pixels.clone()
-    counter.count()
-    notes = ROOT / "contents" / f"{key_of(Path('pets'))}.json"
-    good = notes.read_bytes()
-    digest = json.loads(good)[0]["cats/003.png"][3].encode()
-    spoilt = {"cut": good[: len(good) // 2], "wrong": good.replace(digest, digest[::-1])}
-    notes.write_bytes(spoilt[content] if isinstance(content, str) else content)
-    assert torch.equal(prepared().train.pixels, whole) and counter.count() == 0
-    assert notes.read_bytes() == good
+    assert torch.equal(counter.check(cost).train.pixels, whole)
+    assert stored(only_cache()).read_bytes() == content and next(ROOT.rglob(NOTES)).read_bytes() == notes
+    counter.check(0)
 
 
 # Kills.
@@ -535,8 +514,13 @@ def dies(function: Callable[..., None], times: int) -> Callable[..., None]:
     return work_or_die
 
 
-BLOCKS = 4
-"""Of 50 pictures: the last has 2."""
+def killed(after: int, features: str = EMBEDDED, workers: int = 1) -> list[Path]:
+    """The parts that a process leaves which dies when it would write one more than that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cache, "write_part", dies(Cache.write_part, after))
+        with pytest.raises(SystemExit, match="killed"):
+            prepared(features=features, workers=workers)
+    return sorted(ROOT.rglob("*.npz"))
 
 
 @pytest.fixture
@@ -550,39 +534,23 @@ def fifty(counter: Counter) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("parts", range(BLOCKS))
+@pytest.mark.parametrize("parts", range(4))  # of four; the last is of two pictures
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_kill_loses_at_most_what_is_under_way(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, parts: int, workers: int
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Cache, "write_part", dies(Cache.write_part, parts))
-        with pytest.raises(SystemExit, match="killed"):
-            prepared(workers=workers)
-    looked_at = counter.count()
-    kept = min(parts, BLOCKS) * BATCH
-    assert looked_at <= kept + workers * BATCH
-    data = prepared()
-    again = counter.count()
-    assert max(0, 50 - kept) <= again <= max(0, 50 - kept + BATCH - 2)  # the short last block may be a part
-    if workers == 1:
-        assert again == max(0, 50 - kept)
+def test_a_kill_loses_at_most_what_is_under_way(fifty: bytes, counter: Counter, parts: int, workers: int) -> None:
+    killed(parts, workers=workers)
+    kept = parts * BATCH
+    assert counter.count() <= kept + workers * BATCH
+    counter.check(50 - kept if workers == 1 else None)
     assert stored(only_cache()).read_bytes() == fifty
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
 
 
 @pytest.mark.parametrize("parts", [0, 2])
-def test_a_kill_while_pixels_are_decoded_loses_as_little(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, parts: int
-) -> None:
+def test_a_kill_while_pixels_are_decoded_loses_as_little(workdir: Path, monkeypatch: Patch, parts: int) -> None:
     pets(25)
     pixels = prepared(features="pixels").train.pixels.clone()
     content = stored(only_cache()).read_bytes()
     shutil.rmtree(ROOT / "features")
-    with monkeypatch.context() as patch:
-        patch.setattr(Cache, "write_part", dies(Cache.write_part, parts))
-        with pytest.raises(SystemExit, match="killed"):
-            prepared(features="pixels")
+    killed(parts, "pixels", 2)
     decoded: list[int] = []
     prepare = Pixels.prepare
     monkeypatch.setattr(Pixels, "prepare", lambda *given: (decoded.append(1), prepare(*given))[1])  # type: ignore[func-returns-value]
@@ -592,48 +560,30 @@ def test_a_kill_while_pixels_are_decoded_loses_as_little(
 
 
 def test_many_small_pictures_do_not_make_many_files() -> None:
-    for count, most, blocks in (
-        (50_000, Pixels.block, 196),
-        (2_000, Pixels.block, 16),
-        (50, Pixels.block, 4),
-        (50, 16, 4),
-    ):
+    for count, most, blocks in ((50_000, Pixels.block, 196), (2_000, Pixels.block, 16), (50, 16, 4)):
         contents = [str(number) for number in range(count)]
         made = extract._blocks(contents, most)
         assert len(made) == blocks and [content for block in made for content in block] == contents
+    assert len(extract._blocks(contents, Pixels.block)) == 4
     assert {len(block) for block in extract._blocks(contents * 100, Backbone.block)} <= {BATCH, 8}
 
 
-def killed_after_three_parts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    with monkeypatch.context() as patch:
-        patch.setattr(Cache, "write_part", dies(Cache.write_part, 3))
-        with pytest.raises(SystemExit):
-            prepared(workers=1)
-    return sorted(ROOT.rglob("*.npz"))
-
-
-def test_parts_that_are_damaged_are_computed_again(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = killed_after_three_parts(monkeypatch)
+def test_parts_that_are_damaged_are_computed_again(fifty: bytes, counter: Counter) -> None:
+    parts = killed(3)
     assert len(parts) == 3
     counter.count()
     parts[0].write_bytes(parts[0].read_bytes()[:-1])
     flip(parts[1], 300)  # in the features
-    prepared()
-    assert counter.count() == 2 + 2 * BATCH
+    counter.check(2 + 2 * BATCH)
     assert stored(only_cache()).read_bytes() == fifty
 
 
-def test_a_part_may_end_anywhere_and_any_byte_be_wrong(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = killed_after_three_parts(monkeypatch)[0]
+def test_a_part_may_end_anywhere_and_any_byte_be_wrong(fifty: bytes, counter: Counter) -> None:
+    part = killed(3)[0]
     content = part.read_bytes()
     pictures = FolderSource(Path("pets"), ROOT).pictures[key_of(Path("pets"))]
     parts = Cache(ROOT, key_of(Path("pets")), counter.load(EMBEDDED))
-    blocks = extract._blocks(pictures.contents, BATCH)
-    [block] = [block for block in blocks if parts._file(block) == part]
+    [block] = [block for block in extract._blocks(pictures.contents, BATCH) if parts._file(block) == part]
     right = parts.part(block)
     assert right is not None
     for position in range(len(content)):
@@ -645,7 +595,7 @@ def test_a_part_may_end_anywhere_and_any_byte_be_wrong(
 
 @pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])
 def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch, writes: int
+    fifty: bytes, counter: Counter, monkeypatch: Patch, writes: int
 ) -> None:
     prepared()
     counter.count()
@@ -656,40 +606,31 @@ def test_a_kill_while_a_new_cache_takes_the_old_ones_place_loses_neither(
         with pytest.raises(SystemExit):
             prepared()
     assert counter.count() == 1
-    data = prepared()
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
-    assert counter.count() == 0
+    counter.check(0)
     another_class()  # so that something is written again
-    data = prepared()
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
-    assert stored(only_cache()) and counter.count() == 2
+    counter.check(2)
+    assert stored(only_cache())
 
 
-def test_pictures_that_change_after_a_kill_are_looked_at_as_they_are(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed_after_three_parts(monkeypatch)
+def test_pictures_that_change_after_a_kill_are_looked_at_as_they_are(fifty: bytes, counter: Counter) -> None:
+    killed(3)
     change()
     Path("pets/cats/003.png").unlink()
-    data = prepared()
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+    counter.check()
     assert sorted(path.name for path in only_cache().iterdir())[1:] == ["about.json", stored(only_cache()).name]
 
 
-def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_changes_while_it_is_computed_ends_it(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     with monkeypatch.context() as patch:
         read_picture = FilePictures.read
         patch.setattr(FilePictures, "read", lambda *given: (change(), read_picture(*given))[1])  # type: ignore[func-returns-value]
         with pytest.raises(InputError, match=r"007\.png has just changed; begin again once it no longer does"):
             prepared()
-    data = prepared()
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+    counter.check()
 
 
-def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(counter: Counter, monkeypatch: Patch) -> None:
     pets()
     reads: list[Path] = []
     read_bytes = Path.read_bytes
@@ -708,9 +649,7 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(
         except InputError as error:
             assert "007.png" in str(error)
     assert len(reads) >= 3
-    data = prepared()
-    assert not any("skipped" in note for note in data.notes)
-    torch.testing.assert_close(data.train.pixels, expected_of_files(files()), **NEAR)
+    assert not any("skipped" in note for note in counter.check().notes)
 
 
 def test_features_are_never_given_to_other_pictures(counter: Counter) -> None:
@@ -733,9 +672,7 @@ def test_features_that_are_no_numbers_end_it_and_are_not_kept(counter: Counter) 
     assert not list(ROOT.rglob("values-*.npy")) and not list(ROOT.rglob("*.npz"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_cannot_be_written_is_named(counter: Counter, monkeypatch: Patch, capsys: Capsys) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -762,7 +699,8 @@ def test_the_cache_does_not_depend_on_the_number_of_workers(fifty: bytes, counte
     assert stored(only_cache()).read_bytes() == fifty and counter.count() == 50
 
 
-def test_nor_with_the_real_weights(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_nor_with_the_real_weights(workdir: Path, monkeypatch: Patch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     pets(9)
     threads, contents = torch.get_num_threads(), set()
@@ -776,7 +714,7 @@ def test_nor_with_the_real_weights(workdir: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("large", "said"), [(40 * 12 * 4, False), (40 * 12 * 4 - 1, True)])
 def test_a_size_that_is_large_is_said_before(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], large: int, said: bool
+    counter: Counter, monkeypatch: Patch, capsys: Capsys, large: int, said: bool
 ) -> None:
     pets()
     monkeypatch.setattr(extract, "LARGE", large)
@@ -787,9 +725,7 @@ def test_a_size_that_is_large_is_said_before(
     assert capsys.readouterr().out == ""
 
 
-def test_a_million_pictures_have_a_size_in_gigabytes(
-    counter: Counter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_million_pictures_have_a_size_in_gigabytes(counter: Counter, monkeypatch: Patch, capsys: Capsys) -> None:
     class Many:
         contents = range(1_000_000)  # what tells them from each other; here numbers will do
 
@@ -802,7 +738,7 @@ def test_a_million_pictures_have_a_size_in_gigabytes(
 
 
 def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
-    fifty: bytes, counter: Counter, monkeypatch: pytest.MonkeyPatch
+    fifty: bytes, counter: Counter, monkeypatch: Patch
 ) -> None:
     """Another process does all the rest, and puts it together, between two blocks of this one."""
     other, asked = small_backbone(), 0
@@ -867,22 +803,30 @@ REAL = ["--data.dataset=pets", f"--data.features={EMBEDDED}", "--data.batch_size
 
 
 @pytest.fixture
-def colours(workdir: Path) -> Iterator[None]:
+def colours(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Pictures in pets/, and their features, which are computed once."""
     write_pictures(Path("pets"), 12)
-    yield
+    kept = tmp_path_factory.getbasetemp() / "features of colours"
+    if kept.exists():
+        shutil.copytree(kept, ROOT / "features")
+    else:
+        prepared()
+        shutil.copytree(ROOT / "features", kept)
 
 
 def projector(run: Path) -> list[Path]:
     return [run / "projector_config.pbtxt", *sorted(run.rglob("tensors.tsv"))]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
-def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsys) -> None:
+    shutil.rmtree(ROOT / "features")
     run = fit(*REAL, "--max_epochs=5")
     printed = capsys.readouterr().out
     assert "Computing the features of 24 pictures by efficientnet-lite0" in printed
     assert "pets, features of efficientnet-lite0: 18 training, 4 test, 2 validation" in printed
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["features"] == EMBEDDED and results["test/accuracy"] == 1.0
     assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1
 
@@ -911,12 +855,9 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytes
         with pytest.raises(InputError, match=r"not what this model takes: uint8 values, .* or features, floats \(N, 1"):
             model.predict_proba(wrong)
 
-    capsys.readouterr()
-    evaluate.main([str(run), "--json"])
-    again = json.loads(capsys.readouterr().out)
+    again = json.loads(said_by(evaluate.main, [run, "--json"], capsys))
     assert (again["accuracy"], again["loss"]) == (results["test/accuracy"], results["test/loss"])
-    predict.main([str(run), "pets/cats", "--format=csv"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = said_by(predict.main, [run, "pets/cats", "--format=csv"], capsys).splitlines()
     assert len(lines) == 13 and all(",cats," in line for line in lines[1:])
     assert float(lines[1].rpartition(",")[2]) == pytest.approx(float(model.predict_proba(rows[0])[0, 0]), abs=1e-4)
 
@@ -924,82 +865,66 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: pytes
         predict.main([str(run), "pets/cats/0.jpg", "--digit"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
-def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_die_grow_or_step_otherwise_end_alike(workdir: Path, monkeypatch: Patch) -> None:
     flags = [*REAL, "--model.schedule=constant"]
     whole = fit(*flags, "--max_epochs=4")
     looked: list[int] = []
     forward = Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda *given: (looked.append(1), forward(*given))[1])  # type: ignore[func-returns-value]
-    save = Saver.save
     for number in (1, 4):
-        saves = 0
-
-        def save_then_die(self: Saver, *given: Any, last: int = number) -> None:
-            nonlocal saves
-            save(self, *given)
-            saves += 1
-            if saves == last:
-                raise SystemExit("killed")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Saver, "save", save_then_die)
-            with pytest.raises(SystemExit):
-                fit(*flags, "--max_epochs=4")
+        with killed_in(Saver, "save", Saver.save, number):
+            pytest.fail(f"outlived save {number}: {fit(*flags, '--max_epochs=4')}")
         assert outcome(fit("--resume=last")) == outcome(whole)
     fit(*flags, "--max_epochs=2")
     grown = fit("--resume=last", "--max_epochs=4")
     assert state(grown) == state(whole)
     assert curves(grown)["train/loss"] == curves(whole)["train/loss"]
-    weights = read(whole / "checkpoints/last.ckpt")["state_dict"]
     for steps in (1, 3):
-        other = read(fit(*flags, "--max_epochs=4", f"--data.steps_per_execution={steps}") / "checkpoints/last.ckpt")
-        assert all(torch.equal(other["state_dict"][name], value) for name, value in weights.items())
+        other = weights_of(fit(*flags, "--max_epochs=4", f"--data.steps_per_execution={steps}"))
+        assert all(torch.equal(other[name], value) for name, value in weights_of(whole).items())
     assert not looked  # not at one picture
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
 def test_a_run_is_resumed_only_with_the_features_it_was_trained_on(
-    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workdir: Path, capsys: Capsys, monkeypatch: Patch
 ) -> None:
     fit(*REAL, "--max_epochs=1")
     refused(["--resume=last", "--max_epochs=2", "--data.features=pixels"], "features", capsys)
     with monkeypatch.context() as patch:
         patch.setattr(backbones, "_sha256", lambda _: "0" * 64)
         backbones._load.cache_clear()
-        with pytest.raises(SystemExit, match=r"^2$"):
+        with pytest.raises(SystemExit, match=r"^2$"):  # and the features of that backbone are there
             fit("--resume=last", "--max_epochs=2")
         assert "cannot be resumed with this data: its backbone is" in capsys.readouterr().err
         model = LogisticRegression.load("last")
         with pytest.raises(InputError, match=r"efficientnet-lite0 whose weights, by their SHA-256, were"):
             model.predict(PIL.Image.new("RGB", (50, 50)))
         assert len(model.predict(torch.zeros(3, 1280))) == 3  # features need no backbone
-        with pytest.raises(SystemExit, match=r"^2$"):
-            predict.main(["last", "pets/cats/0.jpg"])
-        printed = capsys.readouterr().err
-        assert len(printed.strip().splitlines()) == 1 and "whose weights" in printed
+        refused(["last", "pets/cats/0.jpg"], "whose weights", capsys, predict.main)
     backbones._load.cache_clear()
 
 
 TAGS = TAGS_OF_PIXELS - {"model/weights"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
 def test_figures_show_pictures_and_the_projector_features(workdir: Path) -> None:
     flags = [*REAL, "--data.val_size=0.5", "--pictures=true"]
     run = fit(*flags, "--max_epochs=1")
     fit("--resume=last", "--max_epochs=2", "--pictures=true")
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
-    events.Reload()
+    events = events_of(run)
     assert set(events.Tags()["images"]) == TAGS  # no weights: a feature has no place in a picture
     assert all(len(events.Images(tag)) == 1 for tag in TAGS)
     config, tensors = projector(run)
     folder = tensors.parent
     assert config.read_text(encoding="utf-8").count("embeddings {") == 1
     assert all((run / name).is_file() for name in config.read_text(encoding="utf-8").split('"') if "/" in name)
-    data = ImageDataModule("pets", batch_size=4, val_size=0.5, features=EMBEDDED)
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("pets", batch_size=4, val_size=0.5, features=EMBEDDED))
     labels = data.data.train.labels[data.val_indices].tolist()
     header, *lines = (folder / "metadata.tsv").read_text(encoding="utf-8").splitlines()
     assert header == "class\tpredicted class" and [line.split("\t")[0] for line in lines] == [
@@ -1017,43 +942,27 @@ def test_figures_show_pictures_and_the_projector_features(workdir: Path) -> None
     torch.testing.assert_close(torch.cdist(points, points), torch.cdist(values, values), atol=0.05, rtol=0.01)
 
 
-def test_pictures_of_files_that_are_gone_are_black(counter: Counter) -> None:
-    pets(3)
-    images = prepared().train
-    Path("pets/cats/001.png").unlink()
-    shown = images.thumbnails(torch.tensor([0, 1], dtype=torch.int32), 16)
-    assert shown is not None and shown.shape == (2, 3, 16, 16)
-    assert shown[0].float().mean() > 50 and shown[1].max() == 0
-
-
-def command(*flags: str) -> tuple[Path, str]:
-    done = subprocess.run(
-        [sys.executable, FIT, *flags, "--pictures=false"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return max(Path("lightning_logs").iterdir(), key=lambda run: int(run.name.split("_")[1])), done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("colours")
-def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: Capsys) -> None:
     flags = [*REAL, "--max_epochs=4", "--accelerator=cpu", "--model.schedule=constant"]
+    shutil.rmtree(ROOT / "features")
     one = fit(*flags)
     assert capsys.readouterr().out.count("Computing the features") == 1
     cached = stored(only_cache()).read_bytes()
-    again, said = command(*flags)
-    assert "Computing the features" not in said and outcome(again) == outcome(one)  # the key is that of any process
+    said = run_script("fit", *flags, "--pictures=false")
+    assert "Computing the features" not in said and outcome(newest()) == outcome(one)  # the key is that of any process
     shutil.rmtree(ROOT / "features")
-    two, said = command(*flags, "--devices=2")
+    said = run_script("fit", *flags, "--pictures=false", "--devices=2")
+    two = newest()
     assert said.count("Computing the features") == 1 and stored(only_cache()).read_bytes() == cached
-    weights = [read(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, two)]
-    results = [json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (one, two)]
+    weights = [weights_of(run) for run in (one, two)]
+    results = [results_of(run) for run in (one, two)]
     assert_trained_alike(weights[1], weights[0], results[0]["steps"])
     assert [result["devices"] for result in results] == [1, 2]
     assert results[0]["test/accuracy"] == results[1]["test/accuracy"] == 1.0
 
     shutil.rmtree(ROOT / "features")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", FIT, *flags, "--devices=2"]
-    subprocess.run([*torchrun, "--pictures=false"], capture_output=True, check=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(SCRIPTS / "fit.py"), *flags]
+    subprocess.run([*torchrun, "--devices=2", "--pictures=false"], capture_output=True, check=True)
     assert stored(only_cache()).read_bytes() == cached

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import curves, fit
+from conftest import curves, fit, results_of
 from tolerance import assert_trained_alike
 
 from logreg_lightning.runtime.checkpoints import read
@@ -33,7 +32,7 @@ def test_a_device_that_refuses_float64_trains_as_the_cpu_does(workdir: Path) -> 
     found, expected = (read(r / "checkpoints/last.ckpt") for r in (run, same))
     assert_trained_alike(found["state_dict"], expected["state_dict"], expected["global_step"])
     assert [step for step, _ in curves(run)["train/loss"]] == [step for step, _ in curves(same)["train/loss"]]
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["accelerator"] == "mps" and results["epochs"] == 3
     for file in ("shown/weights.png", "seen.png", "model.onnx"):
         assert Path(file).is_file()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from conftest import fit, outcome
+from conftest import ALONE, Patch, fit, outcome, results_of
 from test_checkpoints import fit_until
 from tolerance import trained
 from torch import Tensor
@@ -47,7 +46,7 @@ class OneByOne(Graph):
 
 
 @pytest.fixture
-def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
+def recorders(monkeypatch: Patch) -> list[Graph]:
     """Whatever records graphs in this test, in the order in which they were made."""
     made: list[Graph] = []
 
@@ -62,7 +61,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_graph_leaves_what_single_steps_leave(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, recorders: list[Graph], schedule: str
+    workdir: Path, monkeypatch: Patch, recorders: list[Graph], schedule: str
 ) -> None:
     flags = [*FLAGS, GPU, f"--model.schedule={schedule}", "--model.weight_decay=1e-3"]
     graphed = fit(*flags)
@@ -87,7 +86,7 @@ def test_a_run_trains_on_where_it_is_taken(workdir: Path, devices: list[str]) ->
         before = weights(run)
         fit(f"--resume={run}", device, f"--max_epochs={number}")
         assert not torch.equal(weights(run), before)
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["steps"] == 135 * len(devices)
+    assert results_of(run)["steps"] == 135 * len(devices)
     torch.testing.assert_close(weights(run), weights(whole), **NEAR)
 
 
@@ -100,7 +99,7 @@ def test_no_precision_sees_how_many_steps_a_graph_holds(workdir: Path, recorders
     assert all(recorder.graph is not None for recorder in recorders)
     assert torch.equal(weights(one), weights(many))
     assert weights(one).dtype == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
-    assert json.loads((one / "results.json").read_text(encoding="utf-8"))["test/accuracy"] > 0.9
+    assert results_of(one)["test/accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3, 4, 5])  # inside and at the end of an epoch, before and after the recording
@@ -119,13 +118,7 @@ def test_each_fit_of_a_process_records_its_own_graph(workdir: Path, recorders: l
     assert one.graph is not None and two.graph is not None and one.graph is not two.graph
 
 
-QUIET: dict[str, Any] = {
-    "devices": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+ONE: dict[str, Any] = {**ALONE, "devices": 1, "max_epochs": 1}
 
 
 def test_a_model_that_is_fitted_twice_trains_on(workdir: Path) -> None:
@@ -135,7 +128,7 @@ def test_a_model_that_is_fitted_twice_trains_on(workdir: Path) -> None:
         torch.manual_seed(0)
         net = LogisticRegression(784, 10, lr=0.05)
         for _ in range(2):
-            L.Trainer(accelerator=accelerator, max_epochs=1, **QUIET).fit(net, ImageDataModule("mnist", batch_size=4))
+            L.Trainer(**{**ONE, "accelerator": accelerator}).fit(net, ImageDataModule("mnist", batch_size=4))
         found.append(net.linear.weight.detach().cpu())
     torch.testing.assert_close(*found, **NEAR)
 
@@ -147,7 +140,7 @@ def test_images_live_on_the_gpu_once(workdir: Path) -> None:
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             pixels.extend(loader.images.pixels for loader in (trainer.train_dataloader, trainer.val_dataloaders))  # type: ignore[union-attr]
 
-    trainer = L.Trainer(accelerator="gpu", max_epochs=1, callbacks=[Look()], **QUIET)
+    trainer = L.Trainer(**{**ONE, "accelerator": "gpu"}, callbacks=[Look()])
     trainer.fit(LogisticRegression(784, 10), ImageDataModule("mnist", batch_size=8))
     train, val = pixels
     assert train.is_cuda and train.dtype == torch.uint8 and len(train) == 600

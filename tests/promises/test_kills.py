@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import outcome
+from conftest import SCRIPTS, Capsys, outcome
 from test_sweep import outcome as sweep_outcome
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 BASE = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=8", "--accelerator=cpu"]  # 135 steps an epoch
 RUNS = {
     "default": BASE,
@@ -147,9 +146,7 @@ def differences(expected: dict[str, object], found: dict[str, object]) -> list[s
     ]
 
 
-def test_stopped_runs_end_as_if_they_had_not_been(
-    workdir: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stopped_runs_end_as_if_they_had_not_been(workdir: Path, pytestconfig: pytest.Config, capsys: Capsys) -> None:
     count, seed = pytestconfig.getoption("--kills"), pytestconfig.getoption("--kill-seed")
     with capsys.disabled():
         print(f"\n{count} stops at the moments of --kill-seed {seed}")

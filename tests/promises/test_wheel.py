@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from conftest import results_of
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def test_its_commands_do_what_the_scripts_do(workdir: Path, environment: Path, p
     assert longer is not None and longer[1].startswith(f"{program} fit --resume"), printed
     shell(environment, longer[1])
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
-    results = json.loads(Path("lightning_logs/version_0/results.json").read_text(encoding="utf-8"))
+    results = results_of(Path("lightning_logs/version_0"))
     assert (results["epochs"], results["devices"]) == (2, 2)
     assert results["versions"]["git_commit"] is None  # it ran from the wheel, not from this checkout
     if program == "logreg-lightning":

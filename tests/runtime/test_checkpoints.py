@@ -10,13 +10,27 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from conftest import curves, fit, newest, not_on_windows, outcome, refused, state, typed
+from conftest import (
+    SCRIPTS,
+    Capsys,
+    Patch,
+    curves,
+    fit,
+    killed_in,
+    newest,
+    not_on_windows,
+    outcome,
+    refused,
+    signalled_in,
+    state,
+    typed,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import tensorboard
@@ -31,22 +45,6 @@ from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
 CUT = [*INTERVAL, "--max_steps=250"]
-
-
-@contextlib.contextmanager
-def killed_in(owner: object, name: str, first: Callable[..., object] | None = None, call: int = 1) -> Iterator[None]:
-    """What runs inside dies at that call of a function, after it did what `first` does."""
-    count = itertools.count(1)
-
-    def die(*args: Any) -> None:
-        if first is not None:
-            first(*args)
-        if next(count) == call:
-            raise SystemExit("killed")
-
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemExit):
-        patch.setattr(owner, name, die)
-        yield
 
 
 def fit_until(save: int, *flags: str) -> bool:
@@ -109,7 +107,7 @@ def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str)
         assert curves(run)[tag] == curves(whole)[tag]
 
 
-def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: Capsys) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.lr=0.2"]
     long = curves(fit(*flags, "--max_epochs=4"))
     fit(*flags, "--max_epochs=2")
@@ -124,28 +122,17 @@ def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: pyte
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("flags", [EPOCHS, INTERVAL, [*EPOCHS, "--data.steps_per_execution=3"]])
 def test_a_signal_at_any_call_saves_first(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], signum: int
+    workdir: Path, monkeypatch: Patch, capsys: Capsys, flags: list[str], signum: int
 ) -> None:
     monkeypatch.setenv("PATH", str(workdir))  # where Python is not found by its name
     expected = outcome(fit(*flags))
-    step, before = LogisticRegression.training_step, signal.getsignal(signum)
     for call in (0, 1, 2):  # the third call ends an epoch, or a stretch between two validations
-
-        def step_then_signal(self: LogisticRegression, batches: Any, batch_idx: int, call: int = call) -> Any:
-            if batch_idx == call and self.current_epoch == 0:
-                signal.raise_signal(signum)
-                assert signal.getsignal(signum) == before  # a second one does what it always did
-            return step(self, batches, batch_idx)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(LogisticRegression, "training_step", step_then_signal)
-            with pytest.raises(SystemExit, match=str(128 + signum)):
-                fit(*flags)
+        with signalled_in(LogisticRegression, call, signum), pytest.raises(SystemExit, match=str(128 + signum)):
+            fit(*flags)
         run = newest()
         resume = typed([sys.executable, "-m", "logreg_lightning", "fit", "--resume", str(run)])
         assert f"Resume with: {resume}" in capsys.readouterr().out
         assert not (run / "results.json").exists()
-        assert signal.getsignal(signum) == before
         fit("--resume=last")
         assert outcome(run) == expected
 
@@ -191,6 +178,7 @@ def test_going_on_from_an_older_checkpoint_survives_a_kill(workdir: Path) -> Non
     assert curves(run) == after
 
 
+@pytest.mark.slow
 def test_same_seed_same_run(workdir: Path) -> None:
     first, second = outcome(fit(*EPOCHS, "--seed=4")), outcome(fit(*EPOCHS, "--seed=4"))
     assert first == second
@@ -207,7 +195,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(workdir: Path, kilobytes: i
     flags = [*EPOCHS, "--model.schedule=constant"]
     run = fit(*flags)
     before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
-    script = [sys.executable, str(Path(__file__).parents[2] / "scripts/fit.py"), "--resume=last", "--max_epochs=4"]
+    script = [sys.executable, str(SCRIPTS / "fit.py"), "--resume=last", "--max_epochs=4"]
     elsewhere = {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}  # on another file system
     limited = subprocess.run(
         ["sh", "-c", f'ulimit -f {kilobytes}; exec "$@"', "sh", *script],
@@ -263,31 +251,30 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_a_bad_checkpoint_is_refused(workdir: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    run = fit("--data.dataset=mnist", "--max_epochs=1")
+def test_a_bad_checkpoint_is_refused(run: Path, capsys: Capsys, name: str) -> None:
     spoil, named = BAD_CHECKPOINTS[name]
     spoil(run / "checkpoints" / "last.ckpt")
-    refused(["--resume", str(run), "--max_epochs=2"], named, capsys)
+    refused(["--resume", str(run), "--max_epochs=3"], named, capsys)
     assert not Path("the payload ran").exists()
     torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
 
 
+RIGHT = torch.arange(12.0).reshape(3, 4)
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    file = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint(
-        {"format": FORMAT, "state_dict": {"linear.weight": torch.arange(12.0).reshape(3, 4)}}, file
-    )
+    file, weights = tmp_path_factory.mktemp("checkpoint") / "last.ckpt", {"linear.weight": RIGHT}
+    AtomicCheckpointIO().save_checkpoint({"format": FORMAT, "state_dict": weights}, file)
     return file.read_bytes()
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_a_right_checkpoint_or_refused(
     tmp_path: Path, small_checkpoint: bytes, data: st.DataObject
 ) -> None:
-    file = tmp_path / "any.ckpt"
-    content = bytearray(small_checkpoint)
+    file, content = tmp_path / "any.ckpt", bytearray(small_checkpoint)
     kind = data.draw(st.sampled_from(["random", "changed", "cut"]))
     if kind == "random":
         content = bytearray(data.draw(st.binary(max_size=300)))
@@ -302,15 +289,15 @@ def test_any_bytes_are_a_right_checkpoint_or_refused(
     except InputError as error:
         assert str(file) in str(error) and "\n" not in str(error)
     else:
-        assert torch.equal(found["state_dict"]["linear.weight"], torch.arange(12.0).reshape(3, 4))
+        assert torch.equal(found["state_dict"]["linear.weight"], RIGHT)
 
 
 def test_an_index_that_is_damaged_leads_to_no_other_numbers(tmp_path: Path, small_checkpoint: bytes) -> None:
     """torch and Python each have a reader of zip archives, which need not find the same bytes."""
-    file, right = tmp_path / "any.ckpt", torch.arange(12.0).reshape(3, 4)
+    file = tmp_path / "any.ckpt"
     for position in range(small_checkpoint.index(b"PK\x01\x02"), len(small_checkpoint)):
         content = bytearray(small_checkpoint)
         content[position] = 16
         file.write_bytes(content)
         with contextlib.suppress(InputError):
-            assert torch.equal(read(file)["state_dict"]["linear.weight"], right), position
+            assert torch.equal(read(file)["state_dict"]["linear.weight"], RIGHT), position

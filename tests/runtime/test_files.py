@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Patch
 
 from logreg_lightning.runtime import files
 from logreg_lightning.runtime.files import LOCK, atomic_write, locked, replace
@@ -38,7 +39,7 @@ def test_a_file_too_large_for_the_disk_leaves_the_old_one(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch: Patch) -> None:
     target = tmp_path / "file"
     atomic_write(target, b"old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(SystemExit("killed")))
@@ -51,13 +52,13 @@ def test_a_write_that_is_cut_off_leaves_the_old_one(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_temporary_files_of_the_system_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_of_the_system_are_not_used(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     atomic_write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_what_another_program_holds_is_replaced_a_moment_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_program_holds_is_replaced_a_moment_later(tmp_path: Path, monkeypatch: Patch) -> None:
     target, failures = tmp_path / "file", 3
     rename = Path.replace
 
@@ -88,22 +89,13 @@ with runpy.run_path(sys.argv[1])["locked"](Path(sys.argv[2]), wait=False):
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", LOCKS, files.__file__, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command, pipe = [sys.executable, "-c", LOCKS, files.__file__, str(tmp_path)], subprocess.PIPE
+    holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
     with pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
         pass
     holder.kill()
     holder.communicate()
-    with locked(tmp_path, wait=False):
-        pass
-
-
-def test_a_folder_is_locked_until_it_is_left(tmp_path: Path) -> None:
     with locked(tmp_path, wait=False), pytest.raises(BlockingIOError), locked(tmp_path, wait=False):
         pass
     with locked(tmp_path, wait=False):

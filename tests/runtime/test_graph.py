@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from conftest import Patch
 from torch import Tensor
 
 from logreg_lightning import LogisticRegression
@@ -28,7 +29,7 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def recorder(monkeypatch: Patch) -> Recorder:
     made = Recorder()
 
     @contextlib.contextmanager
@@ -89,7 +90,7 @@ def steps(sizes: list[int], global_sizes: list[int]) -> Steps:
 )
 def test_only_one_process_alone_on_a_gpu_is_recorded(
     recorder: Recorder,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
     model: type[LogisticRegression],
     fused: bool | None,
     world_size: int,

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import fit, not_on_windows, outcome, small_mnist
+from conftest import SCRIPTS, fit, newest, not_on_windows, outcome, results_of, run_script, small_mnist, weights_of
 from tolerance import LOSS, assert_trained_alike
-from torch import Tensor
-
-from logreg_lightning.runtime.checkpoints import read
 
 pytestmark = pytest.mark.slow
 
-FIT = str(Path(__file__).parents[2] / "scripts" / "fit.py")
+FIT = str(SCRIPTS / "fit.py")
 FLAGS = ["--data.dataset=mnist", "--data.batch_size=7", "--max_epochs=2", "--accelerator=cpu", "--pictures=false"]
 FLAGS += ["--model.schedule=constant"]
 # 540 images are 77 x 7 + 1
 
 
 def run(*flags: str, **environment: str) -> Path:
-    env = {**os.environ, **environment}
-    done = subprocess.run([sys.executable, FIT, *flags], capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nRun: ") == 1
-    return max(Path("lightning_logs").iterdir(), key=lambda run: int(run.name.split("_")[1]))
-
-
-def weights(run: Path) -> dict[str, Tensor]:
-    return dict(read(run / "checkpoints/last.ckpt")["state_dict"])
+    assert run_script("fit", *flags, **environment).count("\nRun: ") == 1
+    return newest()
 
 
 @pytest.fixture
@@ -46,15 +34,15 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     one = fit(*FLAGS)
     two, again = run(*FLAGS, "--devices=2"), run(*FLAGS, "--devices=2", PL_GLOBAL_SEED="5")
     assert outcome(two) == outcome(again)
-    assert_trained_alike(weights(two), weights(one), 2 * 78)
-    results = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]
+    assert_trained_alike(weights_of(two), weights_of(one), 2 * 78)
+    results = [results_of(folder) for folder in (one, two)]
     assert [found["devices"] for found in results] == [1, 2]
     assert results[0]["steps"] == results[1]["steps"] == 2 * 78
 
     # The same weights, tested by three: 10,000 images do not divide by 3. No batch is divided, so all is equal.
     (one / "results.json").unlink()
     run("--resume", str(one), "--devices=3")
-    by_three = json.loads((one / "results.json").read_text(encoding="utf-8"))
+    by_three = results_of(one)
     assert by_three["devices"] == 3
     for name in ("test/accuracy", "test/loss", "test/calibration_error"):
         assert by_three[name] == results[0][name], name
@@ -64,13 +52,13 @@ def test_two_processes_equal_one_and_three_count_every_image_once() -> None:
     run("--resume", str(one), "--max_epochs=4", "--devices=2")
     fit("--resume", str(two), "--max_epochs=4", "--devices=1")
     for short in (one, two):
-        assert_trained_alike(weights(short), weights(long), 4 * 78)
+        assert_trained_alike(weights_of(short), weights_of(long), 4 * 78)
 
 
 def test_two_processes_with_fewer_test_images_than_batches(workdir: Path) -> None:
     flags = ["--data.dataset=digits", "--max_epochs=1", "--accelerator=cpu", "--pictures=false"]
     one, two = fit(*flags), run(*flags, "--devices=2")
-    found = [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (one, two)]
+    found = [results_of(folder) for folder in (one, two)]
     assert found[0]["test/accuracy"] == found[1]["test/accuracy"]
     assert found[0]["test/loss"] == pytest.approx(found[1]["test/loss"], **LOSS)
 
@@ -81,7 +69,7 @@ def test_torchrun_starts_them_too(workdir: Path) -> None:
     subprocess.run([*torchrun, *flags], capture_output=True, check=True)
     assert [folder.name for folder in Path("lightning_logs").iterdir()] == ["version_0"]
     subprocess.run([*torchrun, "--resume=last", "--max_epochs=2"], capture_output=True, check=True)
-    results = json.loads(Path("lightning_logs/version_0/results.json").read_text(encoding="utf-8"))
+    results = results_of(Path("lightning_logs/version_0"))
     assert (results["steps"], results["devices"]) == (2 * 78, 2)
 
 

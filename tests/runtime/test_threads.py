@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import fit, newest, state
+from conftest import Capsys, Patch, config_of, fit, newest, results_of, state
 
 from logreg_lightning import ImageDataModule
 from logreg_lightning import fit as fit_from_python
@@ -20,7 +18,7 @@ from logreg_lightning.runtime.threads import threads_for, use_threads
 
 
 @pytest.fixture
-def eight_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def eight_threads(monkeypatch: Patch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
 
@@ -35,31 +33,33 @@ def test_a_larger_step_gets_more_threads(features: int, batch_size: int, classes
 
 
 @pytest.mark.usefixtures("eight_threads")
-def test_the_environment_overrules_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrules_the_choice(monkeypatch: Patch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert threads_for(1) == 8
 
 
-def test_leaves_the_number_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaves_the_number_as_it_was() -> None:
     before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     with use_threads(3):
         assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
     assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == before
 
 
-def test_a_run_says_and_keeps_its_number(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data.dataset=mnist", "--model.schedule=constant"]
+def test_a_run_says_and_keeps_its_number(workdir: Path, capsys: Capsys) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=50", "--model.schedule=constant"]
     long = fit(*flags, "--threads=1", "--max_epochs=2")
     run = fit(*flags, "--threads=1", "--max_epochs=1")
     assert "Computing on the CPU with 1 thread\n" in capsys.readouterr().out
     fit("--resume=last", "--max_epochs=2")
     assert "Computing on the CPU with 1 thread\n" in capsys.readouterr().out
     assert state(run) == state(long)
-    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["threads"] == 1
-    fit_from_python(ImageDataModule("mnist"), resume=str(newest()), schedule="constant", max_epochs=3, threads=2)
+    assert config_of(run)["threads"] == 1
+    data = ImageDataModule("mnist", batch_size=50)
+    fit_from_python(data, resume=str(newest()), schedule="constant", max_epochs=3, threads=2)
     assert "Computing on the CPU with 2 threads\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}])
 def test_waiting_is_short_unless_the_environment_says_otherwise(given: dict[str, str]) -> None:
     """What libgomp read when torch loaded it, which OMP_DISPLAY_ENV makes it print."""
@@ -78,9 +78,5 @@ def test_waiting_is_short_unless_the_environment_says_otherwise(given: dict[str,
 def test_results_do_not_depend_on_who_chose_it(workdir: Path) -> None:
     flags = ["--data.dataset=mnist", "--max_epochs=1"]
     chosen = fit(*flags)
-    number = yaml.safe_load((chosen / "config.yaml").read_text(encoding="utf-8"))["threads"]
-    results = [
-        json.loads((run / "results.json").read_text(encoding="utf-8"))
-        for run in (chosen, fit(*flags, f"--threads={number}"))
-    ]
+    results = [results_of(run) for run in (chosen, fit(*flags, f"--threads={config_of(chosen)['threads']}"))]
     assert results[0]["test/loss"] == results[1]["test/loss"]

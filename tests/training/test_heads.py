@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Patch
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,7 +110,7 @@ def test_the_learning_rate_falls_to_zero_or_stays() -> None:
 
 
 @pytest.mark.parametrize("most", [2**22, 24])  # 24 logits are two images of three heads of four classes
-def test_validation_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+def test_validation_is_that_of_each_alone(monkeypatch: Patch, most: int) -> None:
     made, models = together()
     monkeypatch.setattr(heads, "VALIDATED", most)
     images, labels = some_images(25)

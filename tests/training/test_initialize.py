@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import fit, state
+from conftest import ALONE, Capsys, Patch, config_of, fit, ready, results_of, state
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -74,65 +73,52 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(initialize.balanced(torch.from_numpy(labels).bincount()).numpy(), expected, rtol=DOUBLE)
 
 
-def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit("--data.dataset=mnist")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+def test_a_run_says_what_was_chosen_and_resumes_with_it(workdir: Path, capsys: Capsys) -> None:
+    run = fit("--data.dataset=mnist", "--seed=7")
+    config = config_of(run)
     lr, decay = config["model"]["lr"], config["model"]["weight_decay"]
     assert config["data"]["batch_size"] == 11 and config["max_epochs"] == 40
     chosen = f"Training for 2,000 steps of 11 images, 40 epochs, with lr {lr:g}, weight_decay {decay:g}"
     assert chosen in capsys.readouterr().out
-    results = yaml.safe_load((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert (results["lr"], results["weight_decay"], results["batch_size"]) == (lr, decay, 11)
     told = yaml.safe_load((run / "hparams.yaml").read_text(encoding="utf-8"))
     assert (told["lr"], told["weight_decay"], told["batch_size"]) == (lr, decay, 11)
     again = fit(f"--config={run}/config.yaml")
-    assert state(again) == state(run)
+    assert state(again) == state(run) and config_of(again) == config
     fit("--resume=last", "--max_epochs=41")
-    assert yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))["model"] == config["model"]
-    resumed = fit_in_python(ImageDataModule("auto"), resume=str(run), pictures=False)  # finished: auto is what it was
-    assert resumed.results == results
+    assert config_of(again)["model"] == config["model"]
+    resumed = fit_in_python(ImageDataModule("auto"), resume=str(run), seed=7, pictures=False)
+    assert resumed.results == results  # it is finished: auto is what it was
 
 
-def test_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit("--data.dataset=mnist", "--max_epochs=1")
+def test_a_number_overrules_and_a_resumed_run_looks_at_no_image_again(workdir: Path, monkeypatch: Patch) -> None:
+    run = fit("--data.dataset=mnist", "--model.lr=0.02", "--model.weight_decay=0.5", "--max_epochs=1")
+    model = LogisticRegression.load(run)
+    assert (model.lr, model.weight_decay) == (0.02, 0.5)
     monkeypatch.setattr(initialize, "training_statistics", lambda *_: pytest.fail("the checkpoint has all it needs"))
     fit("--resume=last", "--max_epochs=2")
 
 
-def test_a_run_that_was_too_short_says_so(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_was_too_short_says_so(workdir: Path, capsys: Capsys) -> None:
     fit("--data.dataset=mnist", "--model.lr=1e-4", "--model.schedule=constant", "--max_epochs=8")
     assert "Note: val/loss was still falling" in capsys.readouterr().out
 
 
-def test_a_number_overrules(workdir: Path) -> None:
-    run = fit("--data.dataset=mnist", "--model.lr=0.02", "--model.weight_decay=0.5", "--max_epochs=1")
-    model = LogisticRegression.load(run)
-    assert (model.lr, model.weight_decay) == (0.02, 0.5)
-
-
 def test_max_steps_ends_a_run_of_as_many_epochs_as_it_takes(workdir: Path) -> None:
     run = fit("--data.dataset=mnist", "--max_steps=2500")
-    results = yaml.safe_load((run / "results.json").read_text(encoding="utf-8"))
-    assert (results["steps"], results["epochs"]) == (2500, 50)
-
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
-    "enable_checkpointing": False, "max_epochs": 1,
-}  # fmt: skip
+    assert (results_of(run)["steps"], results_of(run)["epochs"]) == (2500, 50)
 
 
 def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
-    data = ImageDataModule("mnist", batch_size=8)
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("mnist", batch_size=8))
     indices = data.train_indices
     images, labels = data.data.train.pixels[indices], data.data.train.labels[indices]
     ours, theirs = (LogisticRegression(784, 10, class_weight="balanced") for _ in range(2))
-    L.Trainer(**QUIET).fit(ours, datamodule=data)
+    L.Trainer(max_epochs=1, **ALONE).fit(ours, datamodule=data)
     loader = DataLoader(TensorDataset(images, labels), batch_size=8, shuffle=True)
     torch.manual_seed(0)
-    L.Trainer(**QUIET).fit(theirs, loader)
+    L.Trainer(max_epochs=1, **ALONE).fit(theirs, loader)
     assert (theirs.lr, theirs.weight_decay) == (ours.lr, ours.weight_decay) and theirs.lr > 0
     assert ours.standardizer is not None and theirs.standardizer is not None
     # Of float64 sums in another order, rounded to float32.
@@ -145,15 +131,13 @@ def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
     again.needs_data = False
     again.standardizer.load_state_dict(theirs.standardizer.state_dict())  # type: ignore[union-attr]
     again.class_weights = theirs.class_weights
-    L.Trainer(**QUIET).fit(again, loader)
+    L.Trainer(max_epochs=1, **ALONE).fit(again, loader)
     assert torch.equal(again.linear.weight, theirs.linear.weight)
 
 
-def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = ImageDataModule("digits")
-    data.prepare_data()
-    data.setup()
+    data = ready(ImageDataModule("digits"))
     decay = 1 / len(data.train_indices)  # scikit-learn's C = 1
     run = fit_in_python(data, weight_decay=decay, calibrate=False, max_epochs=120, pictures=False)
     pixels, labels = data.data.train.pixels[data.train_indices], data.data.train.labels[data.train_indices]
@@ -163,12 +147,10 @@ def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: pytest
     expected = scikit.predict(test.flatten(1).numpy())
     found = run.model.predict_proba(test).argmax(1).numpy()
     assert (found == expected).mean() >= 0.99
+    images = pixels.flatten(1).numpy()
     penalised = [
         -np.log(p[np.arange(len(labels)), labels.numpy()]).mean()
-        for p in (
-            run.model.predict_proba(pixels).numpy().astype(float),
-            scikit.predict_proba(pixels.flatten(1).numpy()),
-        )
+        for p in (run.model.predict_proba(pixels).numpy().astype(float), scikit.predict_proba(images))
     ]
     # No two ways of one computation: one ends after 120 epochs, and lets a pixel that hardly varies weigh less.
     assert penalised[0] == pytest.approx(penalised[1], rel=0.15)

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import curves, fit
+from conftest import ALONE, Capsys, Patch, curves, fit, results_of, said_by
 from sklearn.metrics import balanced_accuracy_score
 from tolerance import EPS, LOSS
 from torch.nn import functional as F
@@ -54,7 +54,7 @@ def test_the_temperature_is_the_one_with_the_smallest_loss(scale: float, tempera
 
 
 @pytest.fixture
-def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def noise(tmp_path: Path, monkeypatch: Patch) -> Path:
     """A folder of pictures, below the current one, that tell nothing about their class."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
@@ -66,11 +66,10 @@ def noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "pictures"
 
 
-def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
-    noise: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(noise: Path, capsys: Capsys) -> None:
     run = fit("--data.dataset=pictures")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = results_of(run)
     assert results["temperature"] > 1
     guessing = math.log(2) + 8 * EPS  # the last temperature leaves EPS of logits, which are less than 16 apart
     assert max(value for _, value in curves(run)["val/loss"]) <= guessing
@@ -78,20 +77,17 @@ def test_few_pictures_that_tell_nothing_end_no_worse_than_guessing(
     assert "Note: test/accuracy" in capsys.readouterr().out
     model = LogisticRegression.load(run)
     assert float(model.temperature or 0) == results["temperature"]
-    plain = json.loads((fit("--data.dataset=pictures", "--model.calibrate=false") / "results.json").read_text())
+    plain = results_of(fit("--data.dataset=pictures", "--model.calibrate=false"))
     assert plain["val/loss"] > math.log(2) and plain["temperature"] == 1
     assert plain["test/accuracy"] == results["test/accuracy"]
-
-
-def test_a_test_set_that_is_watched_chooses_no_temperature(noise: Path) -> None:
-    run = fit("--data.dataset=pictures", "--data.val_size=0")
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["temperature"] == 1
+    watched = fit("--data.dataset=pictures", "--data.val_size=0")  # a test set that is watched chooses no temperature
+    assert results_of(watched)["temperature"] == 1
 
 
 def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: Path) -> None:
-    data, quiet = ImageDataModule("mnist"), {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    data = ImageDataModule("mnist")
     model = LogisticRegression(784, 10)
-    trainer = L.Trainer(max_epochs=1, enable_checkpointing=False, num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
+    trainer = L.Trainer(max_epochs=1, num_sanity_val_steps=0, **ALONE)
     assert model.temperature is not None
     model.temperature.fill_(64)
     trainer.fit(model, datamodule=data)
@@ -106,14 +102,12 @@ def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: 
     assert float(model.temperature) == 4
 
 
-def test_evaluates_weighted_losses_as_training_did(noise: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluates_weighted_losses_as_training_did(noise: Path, capsys: Capsys) -> None:
     for number in range(4, 40):
         (noise / "left" / f"{number}.png").unlink()
     run = fit("--data.dataset=pictures", "--model.class_weight=balanced", "--model.calibrate=false", "--max_epochs=2")
-    capsys.readouterr()
-    evaluate.main([str(run), "--json"])
-    found = json.loads(capsys.readouterr().out)
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found = json.loads(said_by(evaluate.main, [run, "--json"], capsys))
+    results = results_of(run)
     assert found["loss"] == results["test/loss"] and found["balanced_accuracy"] == results["test/balanced_accuracy"]
     model = LogisticRegression.load(run)
     assert model.class_weights is not None and model.class_weights[0] > 5 * model.class_weights[1]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from conftest import Patch
 from tolerance import DOUBLE
 from torch import Tensor
 
@@ -22,20 +23,21 @@ def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor,
 @pytest.mark.parametrize("floats", [False, True])
 def test_mean_and_scale_are_those_of_all_images_at_once(size: int, floats: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    count = 100 if size == 1 else 1000
+    images = torch.randint(0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=generator)
     images[:, 0, 0] = 7  # never varies
     images[:, 1, 0, 0] = 0
     images[3, 1, 0, 0] = 20  # hardly varies
-    labels = torch.randint(0, 4, (1000,), generator=generator)
+    labels = torch.randint(0, 4, (count,), generator=generator)
     given = images.double() / 255 if floats else images
     found = training_statistics(batches(given, labels, size), 5)
-    values = images.numpy().reshape(1000, -1).astype(np.float64) / 255
+    values = images.numpy().reshape(count, -1).astype(np.float64) / 255
     np.testing.assert_allclose(found.mean.numpy(), values.mean(0), rtol=DOUBLE)
     expected = 1 / np.maximum(values.std(0), 0.3 * values.std())
     # A variance loses the digits that the mean's square has more than it: at most two, with the deviation's floor.
     np.testing.assert_allclose(found.scale.numpy(), expected, rtol=100 * DOUBLE)
     assert found.scale[0] == found.scale[20] == found.scale.max()
-    assert found.count == 1000 and found.class_counts.tolist() == [*labels.bincount(minlength=4).tolist(), 0]
+    assert found.count == count and found.class_counts.tolist() == [*labels.bincount(minlength=4).tolist(), 0]
 
 
 def test_large_means_lose_no_digits() -> None:
@@ -50,7 +52,7 @@ def test_equal_images_are_left_as_they_are() -> None:
     assert training_statistics([(images, torch.tensor([0, 1, 0, 1]))], 2).scale.tolist() == [1, 1, 1, 1]
 
 
-def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: Patch) -> None:
     monkeypatch.setattr(standardize, "SAMPLE", 500)
     numbers = torch.arange(20_000)
     images = torch.stack([numbers % 256, numbers // 256], 1).to(torch.uint8)

@@ -14,41 +14,30 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("results", "earlier", "said"),
-    [
-        ({}, {1: 0.4, 2: 0.31}, None),
-        ({}, {}, None),
-        (
-            {"test/accuracy": 0.21},
-            {1: 0.4, 2: 0.31},
-            "no better than always predicting the most frequent class (0.2): try the features of a backbone "
-            "(--data.features efficientnet-lite0), more or",
-        ),
-        ({"test/accuracy": 0.21, "features": "npy"}, {}, "class (0.2): try more or larger"),
-        (
-            {"train/accuracy": 1.0, "val/accuracy": 0.7},
-            {},
-            "else try the features of a backbone (--data.features efficientnet-lite0), a weight_decay above 0.001",
-        ),
-        ({"train/accuracy": 1.0, "val/accuracy": 0.7, "features": "timm/x"}, {}, "else try a weight_decay above 0.001"),
-        (
-            {"test/accuracy": 0.9, "majority_class_accuracy": 0.9},
-            {1: 0.4, 2: 0.31},
-            "efficientnet-lite0), class_weight balanced, more or larger",
-        ),
-        ({"test/accuracy": 0.24}, {1: 0.4, 2: 0.31}, None),  # more than a standard error above 0.2
-        (
-            {"train/accuracy": 1.0, "val/accuracy": 0.7},
-            {1: 0.4, 2: 0.31},
-            "train/accuracy 1 is far above val/accuracy 0.7",
-        ),
-        ({"train/accuracy": 1.0, "val/accuracy": 0.85}, {1: 0.4, 2: 0.31}, None),  # chance alone, among 100 images
-        ({}, {1: 0.36, 2: 0.32}, None),  # it fell because the learning rate did
-        ({}, {2: 0.32}, None),  # two validations in all say nothing about that
-        ({}, {1: 0.4, 2: 0.32}, "val/loss was still falling, from 0.32 after half of the steps to 0.3: train longer"),
-    ],
-)
+LATER, OVERFIT = {1: 0.4, 2: 0.31}, {"train/accuracy": 1.0, "val/accuracy": 0.7}
+BACKBONE = "try the features of a backbone (--data.features efficientnet-lite0), "
+CASES: list[tuple[dict[str, Any], dict[int, float], str | None]] = [
+    ({}, LATER, None),
+    ({}, {}, None),
+    (
+        {"test/accuracy": 0.21},
+        LATER,
+        f"no better than always predicting the most frequent class (0.2): {BACKBONE}more or",
+    ),
+    ({"test/accuracy": 0.21, "features": "npy"}, {}, "class (0.2): try more or larger"),
+    (OVERFIT, {}, f"else {BACKBONE}a weight_decay above 0.001"),
+    ({**OVERFIT, "features": "timm/x"}, {}, "else try a weight_decay above 0.001"),
+    ({"majority_class_accuracy": 0.9}, LATER, "efficientnet-lite0), class_weight balanced, more or larger"),
+    ({"test/accuracy": 0.24}, LATER, None),  # more than a standard error above 0.2
+    (OVERFIT, LATER, "train/accuracy 1 is far above val/accuracy 0.7"),
+    ({"train/accuracy": 1.0, "val/accuracy": 0.85}, LATER, None),  # chance alone, among 100 images
+    ({}, {1: 0.36, 2: 0.32}, None),  # it fell because the learning rate did
+    ({}, {2: 0.32}, None),  # two validations in all say nothing about that
+    ({}, {1: 0.4, 2: 0.32}, "val/loss was still falling, from 0.32 after half of the steps to 0.3: train longer"),
+]
+
+
+@pytest.mark.parametrize(("results", "earlier", "said"), CASES)
 def test_says_what_looks_wrong_first(results: dict[str, Any], earlier: dict[int, float], said: str | None) -> None:
     found = advice(GOOD | results, earlier, "cosine", 100, 400)
     assert found is None if said is None else found is not None and said in found

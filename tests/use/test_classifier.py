@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit
+from conftest import QUIET, Capsys, fit, ready, refused, said_by
 from torch import Tensor, nn
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, load
@@ -49,8 +49,8 @@ def test_computes_what_its_model_does_to_the_bit(workdir: Path, flag: str, tempe
         assert not classifier.training and not any(value.requires_grad for value in classifier.parameters())
 
 
-def test_takes_arrays_tensors_pictures_and_paths(workdir: Path) -> None:
-    model, tensor = load(fit("--data.dataset=mnist", "--max_epochs=1")), images(3)
+def test_takes_arrays_tensors_pictures_and_paths(run: Path) -> None:
+    model, tensor = load(run), images(3)
     expected = model.predict_proba(tensor)
     drawn = [PIL.Image.fromarray(image[0].numpy()) for image in tensor]
     drawn[0].save("digit.png")
@@ -70,12 +70,12 @@ def test_takes_arrays_tensors_pictures_and_paths(workdir: Path) -> None:
 
 def stock_run(epochs: int, **data: Any) -> LogisticRegression:
     """Trains with Lightning's own trainer, which leaves a run of its own kind."""
-    model, settings = LogisticRegression(784, 10), {"accelerator": "cpu", "enable_progress_bar": False}
-    L.Trainer(max_epochs=epochs, enable_model_summary=False, **settings).fit(model, **data)  # type: ignore[arg-type]
+    model = LogisticRegression(784, 10)
+    L.Trainer(max_epochs=epochs, **QUIET).fit(model, **data)
     return model
 
 
-def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: Capsys) -> None:
     model = stock_run(2, datamodule=ImageDataModule("mnist", batch_size=8))
     [file] = Path("lightning_logs/version_0/checkpoints").iterdir()
     assert file.name == "epoch=1-step=136.ckpt"
@@ -84,32 +84,22 @@ def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: pytest.Capture
     for run in ("last", file.parents[1], file):
         assert torch.equal(load(run).predict_proba(images(5)), model.eval().predict_proba(images(5)))
     PIL.Image.new("L", (28, 28)).save("one.png")
-    capsys.readouterr()
-    evaluate.main(["last", "--json"])
-    assert json.loads(capsys.readouterr().out)["accuracy"] > 0.9
+    assert json.loads(said_by(evaluate.main, ["last", "--json"], capsys))["accuracy"] > 0.9
     predict.main(["last", "one.png"])
     export.main(["last", "page.html"])
     assert Path("page.html").is_file()
 
 
-def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(
-    workdir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = ImageDataModule("mnist")
-    data.prepare_data()
-    data.setup()
+def test_a_run_on_other_loaders_is_evaluated_on_what_is_named(workdir: Path, capsys: Capsys) -> None:
+    data = ready(ImageDataModule("mnist"))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data.data.train.take(data.train_indices)), 32)
     stock_run(1, train_dataloaders=loader, val_dataloaders=loader)
-    capsys.readouterr()
-    with pytest.raises(SystemExit, match=r"^2$"):
-        evaluate.main(["last"])
-    [line] = capsys.readouterr().err.strip().splitlines()
-    assert "does not say which images it was trained on; name them with --data.dataset" in line
-    evaluate.main(["last", "--data.dataset=mnist", "--json"])
-    assert json.loads(capsys.readouterr().out)["dataset"] == "mnist"
+    said = "does not say which images it was trained on; name them with --data.dataset"
+    refused(["last"], said, capsys, evaluate.main)
+    assert json.loads(said_by(evaluate.main, ["last", "--data.dataset=mnist", "--json"], capsys))["dataset"] == "mnist"
 
 
-def test_another_model_is_refused_not_misread(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_is_refused_not_misread(run: Path, capsys: Capsys) -> None:
     class Deep(LogisticRegression):
         def forward(self, images: Tensor) -> Tensor:
             return -super().forward(images)
@@ -119,9 +109,7 @@ def test_another_model_is_refused_not_misread(workdir: Path, capsys: pytest.Capt
     assert torch.equal(model.predict_proba(images(2)), (-LogisticRegression.forward(model, images(2))).softmax(1))
     with pytest.raises(InputError, match="Deep has a `forward` of its own"):
         model.classifier()
-    run = fit("--data.dataset=mnist", "--max_steps=1")
     rewrite(run / "checkpoints" / "last.ckpt", lambda state: state.update({"hidden.weight": torch.zeros(2, 2)}))
     with pytest.raises(InputError, match="holds no `LogisticRegression`"):
         load(run)
-    with pytest.raises(SystemExit, match=r"^2$"):
-        evaluate.main([str(run)])
+    refused([str(run)], "holds no `LogisticRegression`", capsys, evaluate.main)

@@ -9,8 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import fit
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from conftest import Patch, events_of, fit
 
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.use import figures
@@ -27,17 +26,12 @@ TAGS = {
 }
 
 
-def events(run: Path) -> EventAccumulator:
-    found = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
-    found.Reload()
-    return found
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", ["--data.val_size=0.1", "--data.val_size=0"])
 def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
     run = fit("--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=2", "--pictures=true", flags)
     fit("--resume=last", "--max_epochs=3", "--pictures=true")
-    found = events(run)
+    found = events_of(run)
     assert set(found.Tags()["images"]) == TAGS and found.Tags()["graph"]
     for tag in TAGS:
         [image] = found.Images(tag)
@@ -46,16 +40,14 @@ def test_a_run_draws_them_once_and_the_graph(workdir: Path, flags: str) -> None:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10
 
 
-def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_weights_are_drawn_as_they_grow_where_that_is_cheap(workdir: Path, monkeypatch: Patch) -> None:
     flags = ["--data.dataset=mnist", "--data.batch_size=200", "--max_epochs=3", "--pictures=true"]
-    assert len(events(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
+    assert len(events_of(fit(*flags)).Images("model/weights")) == 1  # an epoch here takes less than a picture
     monkeypatch.setattr(figures.WeightFigures, "SHARE", float("inf"))
-    steps = [image.step for image in events(fit(*flags)).Images("model/weights")]
+    assert events_of(fit(*flags[:-1])).Tags()["images"] == []  # none are drawn where they are not wanted
+    steps = [image.step for image in events_of(fit(*flags)).Images("model/weights")]
     assert steps == [3, 6, 9, 9]
-
-
-def test_none_are_drawn_when_not_wanted(workdir: Path) -> None:
-    assert events(fit("--data.dataset=digits", "--max_epochs=1", "--pictures=false")).Tags()["images"] == []
 
 
 def test_weights_share_one_symmetric_scale_as_they_act_on_pixels() -> None:

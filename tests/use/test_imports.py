@@ -10,11 +10,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import fit
+from conftest import SCRIPTS, Patch
 
 import logreg_lightning
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 UNUSED = {"lightning", "pytorch_lightning", "matplotlib", "scipy", "sklearn", "tensorboard", "timm", "torchmetrics"}
 UNUSED |= {"torchvision"}
 RUN_EACH = """
@@ -25,34 +24,37 @@ for script, *words in json.loads(sys.argv[1]):
         runpy.run_path(script, run_name="__main__")
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
-FLAGS = [[f"{name}.py", flag] for name in ("predict", "export", "evaluate") for flag in ("--help", "--wrong")]
+USES = [["use.py"], ["predict.py", "last", "picture.png"], ["export.py", "last", "page.html"]]
+USES += [[f"{name}.py", flag] for name in ("predict", "export", "evaluate") for flag in ("--help", "--wrong")]
 
 
-@pytest.mark.parametrize(
-    "commands",
-    [[["use.py"]], [["predict.py", "last", "picture.png"]], [["export.py", "last", "page.html"]], FLAGS],
-    ids=["load", "predict", "export", "flags"],
-)
-def test_what_uses_a_model_loads_no_lightning(workdir: Path, commands: list[list[str]]) -> None:
-    fit("--data.dataset=mnist", "--max_steps=1")
+def loaded_by(commands: list[list[str]]) -> tuple[set[str], str]:
+    """The packages that a process loads which runs these scripts, and what it complains about."""
+    paths = [[str(SCRIPTS / script) if script != "use.py" else script, *words] for script, *words in commands]
+    command = [sys.executable, "-c", RUN_EACH, json.dumps(paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stdout.split()), done.stderr
+
+
+def test_what_uses_a_model_loads_no_lightning(run: Path) -> None:
     PIL.Image.new("L", (28, 28)).save("picture.png")
     use = "from logreg_lightning import load; print(load('last').predict_proba('picture.png'))"
     Path("use.py").write_text(use, encoding="utf-8")
-    scripts = {path.name: str(path) for path in SCRIPTS.iterdir()}
-    paths = [[scripts.get(script, script), *words] for script, *words in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_EACH, json.dumps(paths)], capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.split())
-    assert {"torch", "logreg_lightning"} <= loaded and not loaded & UNUSED, done.stderr
-    assert done.stderr.count("unrecognized arguments: --wrong") == (3 if commands == FLAGS else 0), done.stderr
-    assert Path("page.html").is_file() == (commands[0][0] == "export.py")
+    loaded, said = loaded_by(USES)
+    assert {"torch", "logreg_lightning"} <= loaded and not loaded & UNUSED, said
+    assert said.count("unrecognized arguments: --wrong") == 3 and Path("page.html").is_file(), said
+
+
+@pytest.mark.slow
+def test_help_loads_nothing_that_it_does_not_use() -> None:
+    loaded, _ = loaded_by([["fit.py", "--help"]])
+    assert "lightning" in loaded
+    # torchmetrics, and so `import lightning`, brings matplotlib and torchvision.
+    assert not loaded & {"tensorboard", "sklearn", "onnx", "pandas"}
 
 
 @pytest.mark.parametrize("module_first", [True, False])
-def test_fit_and_sweep_are_functions_whatever_was_imported_before(
-    monkeypatch: pytest.MonkeyPatch, module_first: bool
-) -> None:
+def test_fit_and_sweep_are_functions_whatever_was_imported_before(monkeypatch: Patch, module_first: bool) -> None:
     for name in ("fit", "sweep"):
         monkeypatch.delattr(logreg_lightning, name)
         monkeypatch.delitem(sys.modules, f"logreg_lightning.{name}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import hashlib
 import html.parser
 import io
@@ -22,7 +23,7 @@ import PIL.ImageDraw
 import PIL.PngImagePlugin
 import pytest
 import torch
-from conftest import fit
+from conftest import Capsys, fit, refused, write_features
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import LogisticRegression, load
@@ -60,32 +61,43 @@ def chromium() -> Iterator[Browser]:
         yield browser(playwright)
 
 
+def watched(opened: Page) -> tuple[Page, list[str]]:
+    """The page, and all that it will complain about or load from elsewhere."""
+    told: list[str] = []
+    opened.on("console", lambda message: told.append(message.text))
+    opened.on("pageerror", lambda error: told.append(str(error)))
+    opened.on("dialog", lambda dialog: told.append(dialog.message))
+    opened.on("request", lambda request: told.append(request.url))
+    return opened, told
+
+
+@pytest.fixture(scope="module")
+def window(chromium: Browser) -> tuple[Page, list[str]]:
+    """One for all tests that need no other."""
+    return watched(chromium.new_page(viewport={"width": 1280, "height": 900}))
+
+
 Open = Callable[..., "Page"]
 
 
 @pytest.fixture
-def opened(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
+def opened(chromium: Browser, window: tuple[Page, list[str]], tmp_path: Path) -> Iterator[Open]:
     """Opens a model's page from disk; at the end nothing was complained about, and nothing but the file was loaded."""
-    contexts, seen, asked = [], [], []
+    file, used = tmp_path / "page of a model.html", [window]
 
-    def open_page(model: LogisticRegression, width: int = 1280, height: int = 900, **settings: Any) -> Page:
-        file = tmp_path / "page of a model.html"
+    def open_page(model: LogisticRegression, **settings: Any) -> Page:
         file.write_text(page(model.classifier()), encoding="utf-8")
-        context = chromium.new_context(viewport={"width": width, "height": height}, **settings)
-        contexts.append(context)
-        opened = context.new_page()
-        opened.on("console", lambda message: seen.append(message.text))
-        opened.on("pageerror", lambda error: seen.append(str(error)))
-        opened.on("dialog", lambda dialog: seen.append(dialog.message))
-        opened.on("request", lambda request: asked.append(request.url))
+        if settings:
+            used.append(watched(chromium.new_page(**settings)))
+        opened, told = used[-1]
         opened.goto(file.as_uri())
-        assert asked.pop() == file.as_uri()
+        assert told.pop() == file.as_uri()
         return opened
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert (seen, asked) == ([], [])
+    assert [told for _, told in used if told] == []
+    for other, _ in used[1:]:
+        other.close()
 
 
 def made_up(*shape: int, names: list[str] | None = None, mean: float = 0.1, **settings: Any) -> LogisticRegression:
@@ -103,6 +115,15 @@ def made_up(*shape: int, names: list[str] | None = None, mean: float = 0.1, **se
         if model.temperature is not None:
             model.temperature.fill_(1.5)
     return model.eval()
+
+
+DIGITS = made_up(1, 28, 28)
+
+
+@pytest.fixture
+def open_page(opened: Open) -> Page:
+    """The page of `DIGITS`."""
+    return opened(DIGITS)
 
 
 def in_page(opened: Page, function: str, arrays: list[np.ndarray[Any, Any]]) -> list[bytes]:
@@ -178,10 +199,12 @@ def on_paper(opened: Page) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
 
 
-def expected_bars(model: LogisticRegression, picture: PIL.Image.Image) -> dict[str, float]:
-    """The probabilities that Python gives to a picture of a digit."""
-    [row] = model.predict_proba(digit_to_pixels(upright(picture)))
-    return dict(zip(model.class_names, row.tolist(), strict=True))
+def checked_bars(opened: Page, picture: PIL.Image.Image | None = None) -> dict[str, float]:
+    """The bars, which are the probabilities that Python gives to a digit: to what is on the paper, or to a picture."""
+    [row] = DIGITS.predict_proba(digit_to_pixels(upright(picture or on_paper(opened))))
+    found = bars(opened)
+    assert found == pytest.approx(dict(zip(DIGITS.class_names, row.tolist(), strict=True)), abs=PROBABILITY)
+    return found
 
 
 def scrawls() -> list[np.ndarray[Any, Any]]:
@@ -205,9 +228,9 @@ def scrawls() -> list[np.ndarray[Any, Any]]:
     return [*found, blank, dot, dot[3:4, 4:5], np.ascontiguousarray(dot[:1])]
 
 
-def test_a_drawing_is_prepared_as_python_prepares_it(opened: Open) -> None:
+def test_a_drawing_is_prepared_as_python_prepares_it(open_page: Page) -> None:
     pictures = scrawls()
-    for values, found in zip(pictures, prepared(opened(made_up(1, 28, 28)), pictures), strict=True):
+    for values, found in zip(pictures, prepared(open_page, pictures), strict=True):
         expected = digit_to_pixels(upright(PIL.Image.fromarray(values))).flatten()
         assert torch.equal(found, expected), (values.shape, (found.int() - expected.int()).abs().max())
 
@@ -225,26 +248,27 @@ def test_a_picture_is_prepared_as_predict_prepares_it(opened: Open, shape: tuple
         assert torch.equal(found, expected), (values.shape, (found.int() - expected.int()).abs().max())
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        made_up(1, 28, 28),
-        made_up(1, 28, 28, standardize=False, calibrate=False),
-        made_up(3, 8, 6, names=["cat", "dog"]),
-        made_up(3, 5, 5, names=[f"class {number}" for number in range(30)]),
-    ],
-)
+MODELS = [
+    DIGITS,
+    made_up(1, 28, 28, standardize=False, calibrate=False),
+    made_up(3, 8, 6, names=["cat", "dog"]),
+    made_up(3, 5, 5, names=[f"class {number}" for number in range(30)]),
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_probabilities_and_evidence_are_the_models(opened: Open, model: LogisticRegression) -> None:
     open_page = opened(model)
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (30, *model.image_shape), dtype=torch.uint8, generator=generator)
     images = torch.cat([images, torch.zeros_like(images[:1]), torch.full_like(images[:1], 255)])
+    exact = copy.deepcopy(model).double()
     with torch.no_grad():
-        logits = model.double()(images / 255.0)
+        logits = exact(images / 255.0)
     expected = logits.softmax(1).numpy()
     assert np.abs(asked_for(open_page, "predict", images) - expected).max() < 1e-6
     two = logits.topk(2)
-    weight, bias = (value.detach().numpy() for value in model.on_pixels())
+    weight, bias = (value.detach().numpy() for value in exact.on_pixels())
     found = asked_for(open_page, "evidence", images)
     assert found.shape == (len(images), model.image_shape[1] * model.image_shape[2])
     # The page computes in float64 and rounds each pixel's evidence, which is below 1, to float32.
@@ -257,25 +281,20 @@ def test_probabilities_and_evidence_are_the_models(opened: Open, model: Logistic
         np.testing.assert_allclose(row, pixels + (bias[winner] - bias[second]) / pixels.size, rtol=0, atol=EPS)
 
 
-def test_wrong_pixels_are_refused(opened: Open) -> None:
+def test_wrong_pixels_are_refused(open_page: Page) -> None:
     said = "(wrong) => { try { logreg.predict(wrong); return '' } catch (error) { return String(error) } }"
-    open_page = opened(made_up(1, 28, 28))
     for wrong in ([], [0] * 784):
         assert open_page.evaluate(said, wrong) == "TypeError: pixels must be a Uint8Array of 1 x 28 x 28 values"
 
 
-def test_strokes_are_predicted_undone_and_cleared(opened: Open) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model)
+def test_strokes_are_predicted_undone_and_cleared(open_page: Page) -> None:
     assert bars(open_page) == {}
     open_page.locator("#paper").click(button="right")
     assert bars(open_page) == {}
     draw(open_page, ONE)
-    one = bars(open_page)
-    assert one == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
+    one = checked_bars(open_page)
     draw(open_page, [(0.2, 0.5), (0.8, 0.5)])
-    cross = bars(open_page)
-    assert cross == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY) and cross != one
+    assert checked_bars(open_page) != one
     open_page.keyboard.press("Control+z")
     assert bars(open_page) == one
     open_page.get_by_role("button", name="Clear").click()
@@ -293,22 +312,19 @@ def test_strokes_are_predicted_undone_and_cleared(opened: Open) -> None:
     open_page.mouse.up()
     assert bars(open_page) == {}
     draw(open_page, [(0.5, 0.5)])  # a dot
-    assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
+    checked_bars(open_page)
 
 
-def test_a_script_draws_too(opened: Open) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model)
+def test_a_script_draws_too(open_page: Page) -> None:
     send = """([kind, clientX, clientY]) => document.getElementById("paper").dispatchEvent(
         new PointerEvent(kind, { clientX, clientY, pointerId: 7, isPrimary: true, bubbles: true }))"""
     first, last = path_of(open_page, ONE)
     for kind, point in (("pointerdown", first), ("pointermove", last), ("pointerup", last)):
         open_page.evaluate(send, [kind, *point])
-    assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
+    checked_bars(open_page)
 
 
-def test_bars_move_while_one_draws(opened: Open) -> None:
-    open_page = opened(made_up(1, 28, 28))
+def test_bars_move_while_one_draws(open_page: Page) -> None:
     now = "Array.from(document.querySelectorAll('[role=meter]'), (bar) => bar.ariaValueNow).join()"
     points = path_of(open_page, SEVEN)
     open_page.mouse.move(*points[0])
@@ -322,8 +338,7 @@ def test_bars_move_while_one_draws(opened: Open) -> None:
 
 
 def test_a_finger_draws_and_the_page_does_not_scroll(opened: Open) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model, 360, 640, has_touch=True, is_mobile=True)
+    open_page = opened(DIGITS, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     assert open_page.get_by_text("Take a photo").is_visible()
     client = open_page.context.new_cdp_session(open_page)
 
@@ -334,8 +349,7 @@ def test_a_finger_draws_and_the_page_does_not_scroll(opened: Open) -> None:
 
     swipe(path_of(open_page, [(0.5, 0.9 - step / 10) for step in range(8)]))
     assert open_page.evaluate("scrollY") == 0
-    assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
-    found = bars(open_page)
+    found = checked_bars(open_page)
     fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(path_of(open_page, ONE))]
     for kind, points in (("touchStart", fingers[:1]), ("touchStart", fingers), ("touchEnd", [])):
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
@@ -347,9 +361,7 @@ def test_a_finger_draws_and_the_page_does_not_scroll(opened: Open) -> None:
     assert open_page.evaluate("scrollY") >= 100
 
 
-def test_the_keyboard_does_all(opened: Open) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model)
+def test_the_keyboard_does_all(open_page: Page) -> None:
     press = open_page.keyboard.press
     press("Tab")
     assert open_page.evaluate("document.activeElement.id") == "paper"
@@ -361,8 +373,7 @@ def test_the_keyboard_does_all(opened: Open) -> None:
         press("ArrowDown")
     press("Space")
     press("ArrowLeft")
-    found = bars(open_page)
-    assert found == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
+    found = checked_bars(open_page)
     rows = np.flatnonzero(np.asarray(on_paper(open_page).convert("L")).min(1) < 128)
     assert rows[-1] - rows[0] > 12 * 20
     press("Tab")
@@ -417,16 +428,14 @@ def test_pictures_are_predicted_as_predict_does(opened: Open, tmp_path: Path, na
         assert bars(open_page) == {}
 
 
-def test_a_photo_of_a_digit_is_taken_for_a_drawing(opened: Open, tmp_path: Path) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model)
+def test_a_photo_of_a_digit_is_taken_for_a_drawing(open_page: Page, tmp_path: Path) -> None:
     open_page.set_input_files("#file", PHOTO)
     open_page.locator("#paper.picture").wait_for()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=PROBABILITY)
+    checked_bars(open_page, read_picture(PHOTO))
     draw(open_page, ONE)  # on new paper
-    assert bars(open_page) == pytest.approx(expected_bars(model, on_paper(open_page)), abs=PROBABILITY)
+    checked_bars(open_page)
     open_page.get_by_role("button", name="Undo").click()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=PROBABILITY)
+    checked_bars(open_page, read_picture(PHOTO))
     PIL.Image.new("L", (50, 50), 200).save(tmp_path / "blank.png")
     open_page.set_input_files("#file", tmp_path / "blank.png")
     open_page.get_by_text("This picture shows no digit").wait_for()
@@ -436,9 +445,7 @@ def test_a_photo_of_a_digit_is_taken_for_a_drawing(opened: Open, tmp_path: Path)
     open_page.get_by_text("notes.png cannot be read as a picture.").wait_for()
 
 
-def test_a_picture_is_dropped(opened: Open, tmp_path: Path) -> None:
-    model = made_up(1, 28, 28)
-    open_page = opened(model)
+def test_a_picture_is_dropped(open_page: Page) -> None:
     open_page.evaluate(
         """text => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -452,25 +459,27 @@ def test_a_picture_is_dropped(opened: Open, tmp_path: Path) -> None:
         base64.b64encode(PHOTO.read_bytes()).decode(),
     )
     open_page.locator("#paper.picture").wait_for()
-    assert bars(open_page) == pytest.approx(expected_bars(model, read_picture(PHOTO)), abs=PROBABILITY)
+    checked_bars(open_page, read_picture(PHOTO))
     assert open_page.evaluate("document.body.className") == ""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [DIGITS, made_up(3, 8, 8, names=["W" * 60, "a name of some words", "o"])])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_it_fits_any_window(opened: Open, width: int, scheme: str) -> None:
-    for model in (made_up(1, 28, 28), made_up(3, 8, 8, names=["W" * 60, "a name of some words", "o"])):
-        open_page = opened(model, width, color_scheme=scheme)
+def test_it_fits_any_window(opened: Open, width: int, model: LogisticRegression) -> None:
+    open_page = opened(model, viewport={"width": width, "height": 900})
+    assert open_page.evaluate(LAID_OUT)
+    heights = "Array.from(document.querySelectorAll('section'), (section) => section.offsetHeight).join()"
+    before = open_page.evaluate(heights)
+    draw(open_page, SEVEN)
+    assert open_page.evaluate(LAID_OUT)
+    assert width < 1280 or open_page.evaluate(heights) == before  # nothing moves
+    for shown in ("h1", "#paper", "#seen", "#evidence", "#tiles canvas >> nth=0", "button >> nth=0"):
+        box = open_page.locator(shown).bounding_box()
+        assert box is not None and box["width"] > 30 and box["x"] >= 0 and box["x"] + box["width"] <= width, shown
+    for scheme in ("light", "dark"):
+        open_page.emulate_media(color_scheme=scheme)
         assert open_page.evaluate(LAID_OUT)
-        heights = "Array.from(document.querySelectorAll('section'), (section) => section.offsetHeight).join()"
-        before = open_page.evaluate(heights)
-        draw(open_page, SEVEN)
-        assert open_page.evaluate(LAID_OUT)
-        if width == 1280:
-            assert open_page.evaluate(heights) == before  # nothing moves
-        for shown in ("h1", "#paper", "#seen", "#evidence", "#tiles canvas >> nth=0", "button >> nth=0"):
-            box = open_page.locator(shown).bounding_box()
-            assert box is not None and box["width"] > 30 and box["x"] >= 0 and box["x"] + box["width"] <= width, shown
         picture = PIL.Image.open(io.BytesIO(open_page.screenshot())).convert("L")
         assert (np.median(np.asarray(picture)) < 60) == (scheme == "dark")
 
@@ -517,7 +526,7 @@ def test_what_is_shown_is_what_decides(opened: Open) -> None:
 
 
 def test_everything_has_a_name_for_a_screen_reader(opened: Open) -> None:
-    for model in (made_up(1, 28, 28), made_up(1, 8, 8, names=["cat", "dog"])):
+    for model in (DIGITS, made_up(1, 8, 8, names=["cat", "dog"])):
         open_page = opened(model)
         unnamed = open_page.evaluate(
             """Array.from(document.querySelectorAll("button, input, canvas, section, [role=meter]"))
@@ -527,14 +536,8 @@ def test_everything_has_a_name_for_a_screen_reader(opened: Open) -> None:
         )
         assert unnamed == []
         spoken = open_page.locator("body").aria_snapshot()
-        for name in (
-            'button "Choose a picture"',
-            'img "What the model sees"',
-            'meter "',
-            'region "Prediction"',
-            'region "Why"',
-            'region "Weights"',
-        ):
+        regions = (f'region "{name}"' for name in ("Prediction", "Why", "Weights"))
+        for name in ('button "Choose a picture"', 'img "What the model sees"', 'meter "', *regions):
             assert name in spoken, spoken
 
 
@@ -542,8 +545,7 @@ NASTY = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "
 
 
 def test_names_of_classes_are_text(opened: Open) -> None:
-    model = made_up(1, 8, 8, names=NASTY)
-    open_page = opened(model)
+    open_page = opened(made_up(1, 8, 8, names=NASTY))
     names = open_page.locator(".name").evaluate_all("all => all.map((one) => one.textContent)")
     assert [name.encode(errors="replace") for name in names][:4] == [name.encode() for name in NASTY[:4]]
     assert open_page.evaluate("[document.images.length, document.scripts.length]") == [0, 2]
@@ -570,7 +572,7 @@ class _Parts(html.parser.HTMLParser):
 
 
 def test_the_file_needs_nothing_else_and_its_policy_is_strict() -> None:
-    text = page(made_up(1, 28, 28).classifier())
+    text = page(DIGITS.classifier())
     assert len(text.encode()) < 200_000
     parts = _Parts(text)
     policies = [attrs["content"] for tag, attrs in parts.elements if "http-equiv" in attrs]
@@ -592,7 +594,7 @@ def test_the_file_needs_nothing_else_and_its_policy_is_strict() -> None:
 
 def test_a_page_may_load_nothing(chromium: Browser, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    file.write_text(page(made_up(1, 28, 28).classifier()), encoding="utf-8")
+    file.write_text(page(DIGITS.classifier()), encoding="utf-8")
     open_page = chromium.new_page()
     open_page.goto(file.as_uri())
     refused = open_page.evaluate(
@@ -618,26 +620,16 @@ def test_only_models_of_digits_like_mnists_take_drawings() -> None:
     assert not takes(1, 8, 8) and not takes(3, 28, 28)
 
 
-def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("mine").mkdir()
-    for split, count in (("train", 60), ("test", 20)):
-        np.save(f"mine/{split}_features.npy", np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32))
-        np.save(f"mine/{split}_labels.npy", np.arange(count) % 2)
+def test_a_model_of_features_is_told_what_to_export(workdir: Path, capsys: Capsys) -> None:
+    write_features(Path("mine"))
     run = fit("--data.dataset=mine", "--max_epochs=1")
-    capsys.readouterr()
-    with pytest.raises(SystemExit, match=r"^2$"):
-        export.main([str(run), "page.html"])
-    said = capsys.readouterr().err.strip().splitlines()
-    assert (
-        len(said) == 1 and "a page cannot compute; export an .onnx file" in said[0] and not Path("page.html").exists()
-    )
+    refused([str(run), "page.html"], "a page cannot compute; export an .onnx file", capsys, export.main)
     backbone = {"name": "efficientnet-lite0", "num_features": 1280}
     with pytest.raises(InputError, match=r"features of efficientnet-lite0, which a page cannot compute; export an"):
         page(LogisticRegression(1280, 2, image_shape=(3, 224, 224), backbone=backbone).classifier())
 
 
-def test_export_writes_the_page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = fit("--data.dataset=mnist", "--max_epochs=1")
+def test_export_writes_the_page(run: Path, capsys: Capsys) -> None:
     capsys.readouterr()
     export.main([str(run), "page.html"])
     assert Path("page.html").read_text(encoding="utf-8") == page(LogisticRegression.load(run).classifier())

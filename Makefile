@@ -22,7 +22,7 @@ fit: setup  ## train: make fit ARGS="--data.dataset mnist --max_epochs 5"
 
 LINT = $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-check: setup  ## format, lint, types and the quick tests, in some two minutes
+check: setup  ## format, lint, types and the quick tests, in a minute
 	$(LINT)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 

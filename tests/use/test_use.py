@@ -152,14 +152,6 @@ def test_an_export_that_differs_is_not_written(run: Path, monkeypatch: Patch) ->
     assert not Path("model.onnx").exists()
 
 
-@pytest.mark.parametrize("page", [pytest.param("README.md", marks=pytest.mark.slow), "docs/python.md"])
-def test_documented_programs_run(run: Path, capsys: Capsys, page: str) -> None:
-    pictures(1)[0].rename("my.png")
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
-    exec(compile("\n".join(blocks), page, "exec"), {})
-    assert capsys.readouterr().out
-
-
 COMMANDS = [
     pytest.param(module.main, flags, id=f"{script} {flags}")
     for script, module in (("evaluate.py", evaluate), ("predict.py", predict), ("export.py", export))

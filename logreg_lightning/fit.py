@@ -17,7 +17,7 @@ from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
-from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
@@ -135,7 +135,7 @@ def _finished(experiment: Experiment) -> Run | None:
     if state["global_step"] < experiment.run_steps or not runs.has_results(folder):
         return None
     longer = _train_longer(folder, experiment.settings, state["global_step"])
-    say(f"{folder} is finished: {state['global_step']} steps. Train longer with: {longer}")
+    print_once(f"{folder} is finished: {state['global_step']} steps. Train longer with: {longer}")
     return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
 
 
@@ -153,13 +153,13 @@ def _say_plan(experiment: Experiment, model: LogisticRegression) -> None:
             raise InputError(f"{wanted}; use a multiple of {before}")
         step, rate = state["global_step"], state["optimizer_states"][0]["param_groups"][0]["lr"]
         if model.lr_at(step - 1, plan.run_steps) != rate:
-            say(
+            print_once(
                 f"The {model.hparams['schedule']} schedule now ends at step {plan.run_steps}: the learning rate "
                 f"continues at {model.lr_at(step, plan.run_steps):.3g}, after {rate:.3g}"
             )
     steps = plan.run_steps or 0
     epochs = steps / data.steps_per_epoch
-    say(
+    print_once(
         f"Training for {steps:,} steps of {data.batch_size} images, {epochs:.3g} epoch{'' if epochs == 1 else 's'}, "
         f"with lr {model.lr:g}, weight_decay {model.weight_decay:g}"
     )
@@ -175,8 +175,8 @@ def _say_results(run: Run, experiment: Experiment) -> None:
         "fit_seconds": round(results["fit_seconds"], 2),
     }
     numbers = {label: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for label, value in shown.items()}
-    say("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
-    say(
+    print_once("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
+    print_once(
         f"\nRun:                {run.path}\n"
         f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {run.path.parent}\n"
         f"Train longer with:  {_train_longer(run.path, experiment.settings, results['steps'])}"

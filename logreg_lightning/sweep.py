@@ -26,7 +26,7 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
@@ -150,7 +150,7 @@ def sweep(
             )
         groups = _groups(settings, images.data.num_features * len(images.data.classes))
         if (finished := _finished(experiment.folder)) is not None:
-            say(f"{finished.path} is finished: {len(settings)} settings")
+            print_once(f"{finished.path} is finished: {len(settings)} settings")
             return finished
         experiment.describe(models=len(groups[0]))
         experiment.open_folder()
@@ -203,7 +203,7 @@ def promote(sweep: str, index: int) -> Run:
         files = sorted((folder / "checkpoints").glob("group_*.ckpt"), key=lambda file: int(file.stem[6:]))
         groups = [checkpoints.read(file)["indices"] for file in files]
         run = _Trainings(experiment, [], groups).promote(index)
-    say(f"{run.path}: test/accuracy {run.results['test/accuracy']:.4g}")
+    print_once(f"{run.path}: test/accuracy {run.results['test/accuracy']:.4g}")
     return run
 
 
@@ -312,7 +312,7 @@ def _groups(settings: list[dict[str, Any]], weights: int) -> list[list[int]]:
     size = 8 * weights * max(map(len, groups))
     if size > LARGE:
         together = "" if len(groups) == 1 else f", in {len(groups)} groups, one after the other"
-        say(f"The weights and momentum of {max(map(len, groups))} settings take {size / 1e9:.1f} GB{together}")
+        print_once(f"The weights and momentum of {max(map(len, groups))} settings take {size / 1e9:.1f} GB{together}")
     return groups
 
 
@@ -396,7 +396,7 @@ class _Trainings:
                 together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
                 which = f", group {group + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
-                say(f"Training {together}{which} for {steps}")
+                print_once(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
             saver.keep_progress(state if is_trained and state is not None else checkpoints.read(saver.path(file.name)))
             if not heads.is_validated:
@@ -542,19 +542,21 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
         values = [named[index][column] for column in columns]
         rows.append([str(index), *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    say("\n" + "\n".join("  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows))
+    print_once(
+        "\n" + "\n".join("  " + "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    )
     if results["diverged"]:
-        say(f"\nDiverged: {', '.join(map(str, results['diverged']))}")
+        print_once(f"\nDiverged: {', '.join(map(str, results['diverged']))}")
     best = results["best"]["index"]
-    say(
+    print_once(
         f"\nSweep:              {folder}, {len(named)} settings in {results['fit_seconds']:.2f} seconds\n"
         f"Best:               {best}, a run of its own in {run.path}: test/accuracy {run.results['test/accuracy']:.4g}"
     )
     if processes.command_line() is not None:
-        say(f"Promote another:    {processes.command_with('--promote', 'INDEX', str(folder), name='sweep')}")
+        print_once(f"Promote another:    {processes.command_with('--promote', 'INDEX', str(folder), name='sweep')}")
     edge = _edge(named, best)
     if edge:
-        say(f"\nNote: {edge}")
+        print_once(f"\nNote: {edge}")
 
 
 def _edge(named: list[dict[str, Any]], best: int) -> str | None:

@@ -23,7 +23,7 @@ from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features.backbones import BATCH, Extractor, exact
 from logreg_lightning.features.cache import Block, Cache
 from logreg_lightning.runtime.files import locked
-from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.threads import use_threads
 
 LARGE = 2**30
@@ -77,7 +77,7 @@ def extract(
         blocks = _blocks([content for content in dict.fromkeys(contents) if content not in known], extractor.block)
         size = len(contents) * int(np.prod(extractor.shape)) * extractor.dtype.itemsize
         if size > LARGE:
-            say(
+            print_once(
                 f"The features will take {size / 1e9:.1f} GB in {cache.folder}, and as much again while they are "
                 "computed"
             )
@@ -186,7 +186,7 @@ class _Progress:
         self.total, self.task, self.done = total, task, 0
         self.begun = self.said = time.monotonic()
         if task:
-            say(task.format(f"{total:,} picture{'s' if total > 1 else ''}"))
+            print_once(task.format(f"{total:,} picture{'s' if total > 1 else ''}"))
         self.bar = tqdm(total=total, unit=" pictures", disable=not sys.stderr.isatty(), leave=False)
 
     def add(self, pictures: int) -> None:
@@ -195,5 +195,5 @@ class _Progress:
         clock = time.monotonic()
         if self.task and self.bar.disable and clock - self.said > LINE_EVERY and self.done < self.total:
             left = (self.total - self.done) * (clock - self.begun) / self.done
-            say(f"  {self.done:,} of {self.total:,} pictures, {left:,.0f} seconds left")
+            print_once(f"  {self.done:,} of {self.total:,} pictures, {left:,.0f} seconds left")
             self.said = clock

@@ -169,7 +169,7 @@ def logger(folder: Path, step: int) -> TensorBoardLogger:
 
 
 @rank_zero_only
-def write_hparams(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
+def record_hyperparameters(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
     """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
     from torch.utils.tensorboard.summary import hparams
 

@@ -16,7 +16,7 @@ _muted = contextvars.ContextVar("_muted", default=False)
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """As long as it is entered, `say` says nothing."""
+    """As long as it is entered, `print_once` says nothing."""
     token = _muted.set(True)
     try:
         yield
@@ -24,7 +24,7 @@ def muted() -> Iterator[None]:
         _muted.reset(token)
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints once, whatever the number of processes and whatever characters the output can show."""
     if rank() != 0 or _muted.get():
         return

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 
 from logreg_lightning.errors import Stopped
-from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
 
 
@@ -33,7 +33,7 @@ class StopOnSignal(L.Callback):
         self.signum = signum
         self._restore()
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        say(f"\n{name}: saving first; once more to stop at once")
+        print_once(f"\n{name}: saving first; once more to stop at once")
 
     def _restore(self) -> None:
         for signum, handler in self._previous.items():

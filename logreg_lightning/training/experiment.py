@@ -28,7 +28,7 @@ from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.files import atomic_write
-from logreg_lightning.runtime.output import muted, quiet, say
+from logreg_lightning.runtime.output import muted, print_once, quiet
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
@@ -151,7 +151,7 @@ class Experiment:
 
         Where none are given, one process on the CPU takes those that it began with, or as many as a step is worth.
         """
-        say(self.data.describe())
+        print_once(self.data.describe())
         device, world_size = self.machine.strategy.root_device.type, self.machine.world_size
         threads = self.settings["threads"]
         if threads is None and device == "cpu" and world_size == 1:
@@ -163,7 +163,7 @@ class Experiment:
         name = {"cpu": "the CPU", "mps": "an Apple GPU"}.get(device, "a GPU")
         on_threads = f" with {threads} thread{'' if threads == 1 else 's'}" if threads is not None else ""
         in_processes = f" in {world_size} processes" if world_size > 1 else ""
-        say(f"Computing on {name}{on_threads}{in_processes}")
+        print_once(f"Computing on {name}{on_threads}{in_processes}")
 
     @property
     def run_steps(self) -> int | None:
@@ -246,7 +246,7 @@ class Experiment:
                 **{f"data.{name}": settings["data"][name] for name in ("batch_size", "val_size")},
                 **{f"model.{name}": value for name, value in settings["model"].items()},
             }
-            curves.write_hparams(logger, shown)
+            curves.record_hyperparameters(logger, shown)
 
     def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
@@ -426,7 +426,7 @@ def report_expected_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        say(f"\n{stop}. Resume with: {processes.resume_with(folder)}")
+        print_once(f"\n{stop}. Resume with: {processes.resume_with(folder)}")
         if stop.signum == signal.SIGINT:
             raise KeyboardInterrupt(str(stop)) from None
         raise SystemExit(128 + stop.signum if processes.rank() == 0 else 0) from None

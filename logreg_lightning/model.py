@@ -135,11 +135,10 @@ class LogisticRegression(ImageClassifier):
         """Logits, float (N, num_classes), of images (N, C, H, W), uint8 or float in [0, 1], or of features."""
         return F.linear(self.features(images), *self.on_pixels())
 
-    def on_pixels(self, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Weights (num_classes, in_features) and bias as they act on `features`, standardisation folded in, and divided
-        by the model's temperature or by another one."""
+    def on_pixels(self) -> tuple[Tensor, Tensor]:
+        """Weights (num_classes, in_features) and bias as they act on `features`, all the rest folded in."""
         scaling = None if self.standardizer is None else self.standardizer.scaling()
-        return folded_weights(self.linear.weight, self.linear.bias, scaling, temperature or self.temperature)
+        return folded_weights(self.linear.weight, self.linear.bias, scaling, self.temperature)
 
     def classifier(self) -> Classifier:
         """What predicts as this model does now, without Lightning and without what training needs.
@@ -247,22 +246,20 @@ def batch_sums(log_probs: Tensor, steps: Steps, class_weights: Tensor | None) ->
     """What the curve of a call's steps is drawn from, of log-probabilities (N, classes) from before each image's step.
 
     Returns:
-        losses, hits: float64 (steps,) or (steps, heads), summed over each mini-batch of this process.
+        losses, hits: float64 (steps,), summed over each mini-batch of this process.
         images: How many each mini-batch has over all processes.
     """
-    index = at_labels(log_probs, steps.labels)
-    losses = -log_probs.gather(1, index).squeeze(1)
+    losses = -log_probs.gather(1, at_labels(log_probs, steps.labels)).squeeze(1)
     if class_weights is not None:
-        losses = losses * class_weights[index.squeeze(1)].to(losses.dtype)
-    hits = log_probs.argmax(1) == index.squeeze(1)
+        losses = losses * class_weights[steps.labels].to(losses.dtype)
+    hits = log_probs.argmax(1) == steps.labels
     if losses.device.type == "mps":  # which has no float64
         losses, hits = losses.cpu(), hits.cpu()
     size = steps.sizes[0]  # of each mini-batch but the last, which may be smaller
     missing = size * len(steps.sizes) - len(losses)
 
     def sums(values: Tensor) -> Tensor:
-        padded = torch.cat([values.double(), values.new_zeros(missing, *values.shape[1:], dtype=torch.float64)])
-        return padded.view(len(steps.sizes), size, *values.shape[1:]).sum(1)
+        return F.pad(values.double(), (0, missing)).view(len(steps.sizes), size).sum(1)
 
     return {"losses": sums(losses), "hits": sums(hits), "images": steps.global_sizes}
 
@@ -348,15 +345,13 @@ def autograd_steps(
     The optimizer's own learning rates follow the model's schedule. Weight decay is of every weight matrix.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    own_forward, unscaled = model.has_own_forward(), torch.ones((), device=model.device)
-
-    def log_probabilities(images: Tensor) -> Tensor:
-        logits = model(images) if own_forward else F.linear(model.features(images), *model.on_pixels(unscaled))
-        return logits.log_softmax(1)
+    own_forward = model.has_own_forward()
 
     def loss_and_gradients(images: Tensor, labels: Tensor, count: int, seen: list[Tensor]) -> float:
         with torch.enable_grad():
-            log_probs = log_probabilities(images)
+            # The temperature, which `forward` divides by, is for what is trained, not for training.
+            logits = model(images) if own_forward else model.linear(model.standardized(images))
+            log_probs = logits.log_softmax(1)
             loss = F.nll_loss(log_probs, labels, model.class_weights, reduction="sum") / count
             # Not loss.backward(): DDP would make means of what are parts of a sum here.
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)

@@ -324,11 +324,11 @@ class _Group:
     """Settings that are trained together.
 
     Attributes:
-        indices: Theirs among all settings.
+        seed: Of all of them.
         heads: A head for each, trained and validated.
     """
 
-    indices: list[int]
+    seed: int
     heads: Heads
     trainer: L.Trainer
     curve: TrainingCurve
@@ -336,14 +336,13 @@ class _Group:
 
     def rows(self) -> dict[int, dict[str, Any]]:
         """Of each setting what it was trained with, and its validation metrics, by its index."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         losses, accuracies = self.heads.val_loss.tolist(), self.heads.val_accuracy.tolist()
         rows = {}
-        for head, (index, setting) in enumerate(zip(self.indices, self.heads.settings, strict=True)):
+        for head, (index, setting) in enumerate(zip(self.heads.indices, self.heads.settings, strict=True)):
             own = {f"model.{name}": setting[name] for name in SWEPT if name != "seed"}
             diverged = bool(self.curve.diverged) and self.curve.diverged[head]
             loss, accuracy = (math.nan, math.nan) if diverged else (losses[head], accuracies[head])
-            rows[index] = {**own, "seed": data.state_dict()["seed"], "val/loss": loss, "val/accuracy": accuracy}
+            rows[index] = {**own, "seed": self.seed, "val/loss": loss, "val/accuracy": accuracy}
         return rows
 
 
@@ -391,21 +390,19 @@ class _Trainings:
             else:
                 experiment.data.check_resumable(file, state)
                 heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
-            is_trained = state is not None and state["global_step"] >= (experiment.run_steps or 0)
-            if not is_trained:
+            if state is None or state["global_step"] < (experiment.run_steps or 0):
                 together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
                 which = f", group {group + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""
                 steps = f"{experiment.run_steps or 0:,} steps of {experiment.data.batch_size} images"
                 print_once(f"Training {together}{which} for {steps}")
             experiment.train(trainer, heads, file if state is not None else None)
-            saver.keep_progress(state if is_trained and state is not None else checkpoints.read(saver.path(file.name)))
             if not heads.is_validated:
                 # Once more, now that the temperatures matter, and where max_steps cut the last epoch short.
                 trainer.validate(heads, datamodule=experiment.data, verbose=False)
                 heads.is_validated = True
                 saver.save(trainer, file.name)
         experiment.folder = saver.folder  # process 0 told it to the others
-        return _Group(indices, heads, trainer, curve, saver)
+        return _Group(seed, heads, trainer, curve, saver)
 
     def _models(self, settings: list[dict[str, Any]]) -> list[LogisticRegression]:
         """A model for each setting, with numbers for what was auto; the images are looked at once for all of them."""
@@ -432,8 +429,8 @@ class _Trainings:
         if runs.has_results(path):
             return Run(path, runs.read_results(path), LogisticRegression.load(path))
         [its_group] = [group for group, indices in enumerate(self.groups) if index in indices]
-        group = self.last if self.last is not None and index in self.last.indices else self.train(its_group)
-        row, head = group.rows()[index], group.indices.index(index)
+        group = self.last if self.last is not None and index in self.last.heads.indices else self.train(its_group)
+        row, head = group.rows()[index], group.heads.indices.index(index)
         with isolate_rng():  # of the first weights that a model draws nothing is used
             model, optimizer = group.heads.model(head)
         model_settings = {name: value for name, value in model.hparams.items() if name not in FROM_THE_DATA}
@@ -451,7 +448,7 @@ class _Trainings:
 
         # What the trainer has trained is this one head from here on.
         saver.folder, saver.best = folder, row["val/accuracy"]
-        saver.seconds = group.saver.fit_seconds / len(group.indices)
+        saver.seconds = group.saver.fit_seconds / len(group.heads.indices)
         trained = {name: values[head] for name, values in group.curve.point.items()}
         saver.validated = {**trained, "val/loss": row["val/loss"], "val/accuracy": row["val/accuracy"]}
         group.curve.point, group.curve.diverged = {}, []

@@ -39,8 +39,8 @@ class Saver(L.Callback):
     Lightning resumes exactly from a save at a validation's end, from one after a batch that is followed neither by a
     validation nor by the epoch's end, and from one at an epoch's end in a run without `max_steps`; with it, Lightning
     would count that epoch twice. Nothing is saved anywhere else, so with both `max_steps` and `val_check_interval`
-    `last.ckpt` may once an epoch be 100 steps old. (Lightning takes an epoch that `max_steps` cut short for a whole one
-    at the end of training.)
+    `last.ckpt` may once an epoch be 100 steps old. At the end of a training Lightning takes an epoch that `max_steps`
+    cut short for a whole one: what is saved after it says that its loops are where they were at the last save.
 
     Args:
         curve: What logs the training curve.
@@ -52,7 +52,7 @@ class Saver(L.Callback):
         folder: The run's.
         saved_at: Optimiser steps at the last save of `last`, -1 before the first.
         validated: The last validation's metrics by their logged names, and those of training since the last point.
-        progress: Where in its loops Lightning was at the last save; None while it trains.
+        progress: Where in its loops Lightning was at the last save, or where it was loaded.
         earlier: `val/loss` at the last validation of the run's first quarter and of its first two, where there was one.
     """
 
@@ -66,7 +66,7 @@ class Saver(L.Callback):
         self.saved_at = -1
         self.validated: dict[str, float] = {}
         self.earlier: dict[int, float] = {}
-        self.progress: dict[str, Any] | None = None
+        self.progress: dict[str, Any] = {}
         self._since = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,15 +87,13 @@ class Saver(L.Callback):
         """Where the file of that name is."""
         return self.folder / "checkpoints" / name
 
-    def keep_progress(self, state: dict[str, Any]) -> None:
-        """What is saved from here on says that Lightning is where it was when it wrote this.
-
-        At the end of a training it takes an epoch that `max_steps` cut short for a whole one.
-        """
-        self.progress = {name: state[name] for name in ("epoch", "loops")}
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.progress = {name: checkpoint[name] for name in ("epoch", "loops")}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(self.progress or {})
+        if self._since:  # it trains
+            self.progress = {name: checkpoint[name] for name in ("epoch", "loops")}
+        checkpoint.update(self.progress)
 
     @property
     def fit_seconds(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import errno
 import importlib.metadata
 import io
 import os
@@ -19,8 +20,12 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime import runs
+from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import quiet
 from logreg_lightning.runtime.processes import quoted, rank, started_by
+
+LONGEST = 1000
+"""Characters of a sentence at most: of what is longer, a list of thousands of classes say, the middle is left out."""
 
 
 class Parser(ArgumentParser):
@@ -67,7 +72,9 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
     try:
         with quiet(), started_by(started_with(name), argv):
             run(parser.parse_args(argv))
-    except (InputError, ArgumentError, UnicodeDecodeError) as error:
+    except InputError as error:
+        _end(parser, 2, _with_flags(parser, str(error)))
+    except (ArgumentError, UnicodeDecodeError) as error:
         _end(parser, 2, _sentence(parser, str(error), argv))
     except RunError as error:
         _end(parser, 1, _with_flags(parser, str(error)))
@@ -76,6 +83,10 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
         sys.exit(128 + signal.SIGINT if rank() == 0 else 0)
     except BrokenPipeError:  # the reader, say `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # which Python's questions about a path raise too
+            raise
+        _end(parser, 2, f"{error.filename}: no file system takes so long a name; use a shorter one")
 
 
 def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
@@ -90,7 +101,7 @@ def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path
 
 
 def _end(parser: ArgumentParser, status: int, sentence: str) -> None:
-    print(f"{parser.prog}: error: {sentence}", file=sys.stderr)
+    print(f"{parser.prog}: error: {shortened(printable(sentence), LONGEST)}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -115,7 +126,7 @@ def _with_flags(parser: ArgumentParser, message: str) -> str:
             value = quoted([ast.literal_eval(value)])
         return by_parameter[name] + (f" {value}" if value is not None else "")
 
-    return re.sub(r"`(\w+)(?:=([^`]*))?`", flag, message)
+    return re.sub(r"`(\w+)(?:=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^`]*))?`", flag, message)
 
 
 def _alternatives(types: str) -> str:

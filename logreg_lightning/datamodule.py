@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from logreg_lightning.data import dataset
@@ -19,8 +18,13 @@ from logreg_lightning.data.sources import source_of
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
+from logreg_lightning.runtime.names import printable, shortened
+from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import initialize
+
+LONGEST_NOTE = 500
+"""Characters of a sentence about the data at most: one that names thousands of classes is cut."""
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -113,7 +117,7 @@ class ImageDataModule(L.LightningDataModule):
                 source_of("mnist", self.root).prepare()
                 self.dataset = "mnist"
             except InputError as error:
-                rank_zero_only(print)(
+                print_once(
                     f"\n*** MNIST is not available; training on scikit-learn's 8x8 digits instead ***\n({error})\n"
                 )
                 self.dataset = "digits"
@@ -176,7 +180,8 @@ class ImageDataModule(L.LightningDataModule):
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
         name = self.dataset if self.features == "pixels" else f"{self.dataset}, features of {self.features}"
-        return "\n".join([f"{name}: {counts}", *(f"  {note}" for note in self.data.notes)])
+        notes = (f"  {shortened(printable(note), LONGEST_NOTE)}" for note in self.data.notes)
+        return "\n".join([f"{printable(name)}: {counts}", *notes])
 
     # Step 2: make it iterable.
 

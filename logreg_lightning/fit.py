@@ -17,6 +17,7 @@ from logreg_lightning.errors import InputError
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
+from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.training import hyperparameters as ranges
@@ -135,7 +136,7 @@ def _finished(experiment: Experiment) -> Run | None:
     if state["global_step"] < experiment.run_steps or not runs.has_results(folder):
         return None
     longer = _train_longer(folder, experiment.settings, state["global_step"])
-    print_once(f"{folder} is finished: {state['global_step']} steps. Train longer with: {longer}")
+    print_once(f"{printable(str(folder))} is finished: {state['global_step']} steps. Train longer with: {longer}")
     return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
 
 
@@ -170,15 +171,16 @@ def _say_results(run: Run, experiment: Experiment) -> None:
     majority = data.data.classes[int(data.test_labels().bincount().argmax())]
     shown = {
         **{name: value for name, value in results.items() if name.startswith("test/")},
-        f"  always predicting {majority}": results["majority_class_accuracy"],
+        f"  always predicting {shortened(printable(majority), 16)}": results["majority_class_accuracy"],
         "steps": results["steps"],
         "fit_seconds": round(results["fit_seconds"], 2),
     }
     numbers = {label: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for label, value in shown.items()}
     print_once("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
+    curves = f"{processes.this_python()} -m tensorboard.main --logdir {processes.quoted([str(run.path.parent)])}"
     print_once(
-        f"\nRun:                {run.path}\n"
-        f"Curves:             {processes.this_python()} -m tensorboard.main --logdir {run.path.parent}\n"
+        f"\nRun:                {printable(str(run.path))}\n"
+        f"Curves:             {curves}\n"
         f"Train longer with:  {_train_longer(run.path, experiment.settings, results['steps'])}"
         + (f"\n\nNote: {run.remark}" if run.remark else "")
     )

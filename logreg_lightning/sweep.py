@@ -26,10 +26,11 @@ from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.training import hyperparameters as ranges
-from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
+from logreg_lightning.training.experiment import FROM_THE_DATA, SHOWN_FIRST, Experiment, Run, check_given, seeded
 from logreg_lightning.training.heads import Heads, ranking, winner
 from logreg_lightning.training.initialize import Initializer, rounded, settle
 
@@ -150,7 +151,7 @@ def sweep(
             )
         groups = _groups(settings, images.data.num_features * len(images.data.classes))
         if (finished := _finished(experiment.folder)) is not None:
-            print_once(f"{finished.path} is finished: {len(settings)} settings")
+            print_once(f"{printable(str(finished.path))} is finished: {len(settings)} settings")
             return finished
         experiment.describe(models=len(groups[0]))
         experiment.open_folder()
@@ -203,7 +204,7 @@ def promote(sweep: str, index: int) -> Run:
         files = sorted((folder / "checkpoints").glob("group_*.ckpt"), key=lambda file: int(file.stem[6:]))
         groups = [checkpoints.read(file)["indices"] for file in files]
         run = _Trainings(experiment, [], groups).promote(index)
-    print_once(f"{run.path}: test/accuracy {run.results['test/accuracy']:.4g}")
+    print_once(f"{printable(str(run.path))}: test/accuracy {run.results['test/accuracy']:.4g}")
     return run
 
 
@@ -512,8 +513,9 @@ def _draw(
     for index, row in enumerate(trained):
         settings = {name: value for name, value in row.items() if not name.startswith("val/")}
         metrics = {name: value for name, value in row.items() if name.startswith("val/")}
-        shown = {"data.dataset": data.dataset, "data.features": data.source.what, **settings}
-        curves.write_setting(folder / str(index), shown, metrics, steps)
+        first = {*SHOWN_FIRST, *(name for name in named[index] if not name.startswith("val/"))}
+        shown = {**settings, "data.dataset": data.dataset, "data.features": data.source.what}
+        curves.write_setting(folder / str(index), shown, first, metrics, steps)
     for old in curves.event_files(folder):
         old.unlink()
     figure = figures.swept(named)
@@ -546,8 +548,10 @@ def _say(folder: Path, results: dict[str, Any], named: list[dict[str, Any]], run
         print_once(f"\nDiverged: {', '.join(map(str, results['diverged']))}")
     best = results["best"]["index"]
     print_once(
-        f"\nSweep:              {folder}, {len(named)} settings in {results['fit_seconds']:.2f} seconds\n"
-        f"Best:               {best}, a run of its own in {run.path}: test/accuracy {run.results['test/accuracy']:.4g}"
+        f"\nSweep:              {printable(str(folder))}, "
+        f"{len(named)} settings in {results['fit_seconds']:.2f} seconds\n"
+        f"Best:               {best}, a run of its own in {printable(str(run.path))}: "
+        f"test/accuracy {run.results['test/accuracy']:.4g}"
     )
     if processes.command_line() is not None:
         print_once(f"Promote another:    {processes.command_with('--promote', 'INDEX', str(folder), name='sweep')}")

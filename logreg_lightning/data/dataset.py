@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +171,10 @@ def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def key_of(folder: Path) -> str:
-    """A name for what is made of a folder: the folder's own, and a hash of its path."""
+    """A name for what is made of a folder: the folder's own, as any file system takes it, and a hash of its path."""
     path = folder.resolve()
-    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    name = re.sub(r"[^\w.-]", "_", path.name)[:40]
+    return f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
 
 
 def content_of(data: bytes) -> str:

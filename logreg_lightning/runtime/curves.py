@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning.errors import RunError
+from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.files import replace
+from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.plan import Plan
 
 DIVERGED = 1e6
@@ -161,6 +162,18 @@ def truncate_event_files(folder: Path, sizes: dict[str, int]) -> None:
                 events.truncate(sizes[file.name])
 
 
+def check_folder(folder: Path) -> None:
+    """Makes sure that TensorBoard's files can be written below that folder.
+
+    Raises:
+        InputError: TensorBoard takes no such name.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{folder}: TensorBoard writes into no folder whose name is no UTF-8; rename it") from None
+
+
 def logger(folder: Path, step: int) -> TensorBoardLogger:
     """The TensorBoard logger of the run in `folder`; an open TensorBoard drops the points after `step`."""
     purge_step = step + 1 if step else None
@@ -169,28 +182,53 @@ def logger(folder: Path, step: int) -> TensorBoardLogger:
 
 
 @rank_zero_only
-def record_hyperparameters(logger: TensorBoardLogger, settings: dict[str, int | float | str]) -> None:
-    """Fills TensorBoard's HParams tab: the settings, and the names of the curves to compare runs by."""
+def record_hyperparameters(
+    logger: TensorBoardLogger, settings: dict[str, int | float | str], first: Collection[str]
+) -> None:
+    """Fills TensorBoard's HParams tab: the settings, which of them to show first, and the names of the curves to
+    compare runs by."""
+    # Not `log_hyperparams`, which would also draw each metric's first value as a point.
+    for summary in _summaries(settings, first):
+        logger.experiment.file_writer.add_summary(summary)
+
+
+def _summaries(settings: dict[str, int | float | str], first: Collection[str]) -> list[Any]:
+    """What the HParams tab reads."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
-    # Not `log_hyperparams`, which would also draw each metric's first value as a point.
-    for summary in hparams(settings, dict.fromkeys(COMPARED, 0.0)):  # type: ignore[no-untyped-call]
-        logger.experiment.file_writer.add_summary(summary)
+    text = {name: printable(value) if isinstance(value, str) else value for name, value in settings.items()}
+    summaries = [*hparams(text, dict.fromkeys(COMPARED, 0.0))]  # type: ignore[no-untyped-call]
+    # The tab's order is not that of what is written: those that differ between runs, by name, then the others, and it
+    # asks the experiment, the first of the summaries, which these are.
+    about = summaries[0].value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(about.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in first
+    about.content = content.SerializeToString()
+    return summaries
 
 
 COMPARED = ("test/accuracy", "test/loss", "test/calibration_error", "val/accuracy", "val/loss")
 """Curves that TensorBoard's HParams tab compares runs by."""
 
 
-def write_setting(folder: Path, settings: dict[str, int | float | str], metrics: dict[str, float], step: int) -> None:
-    """Makes a row of TensorBoard's HParams tab that is no run: its settings, and its metrics at a step."""
+def write_setting(
+    folder: Path,
+    settings: dict[str, int | float | str],
+    first: Collection[str],
+    metrics: dict[str, float],
+    step: int,
+) -> None:
+    """Makes a row of TensorBoard's HParams tab that is no run: its settings, which of them to show first, and its
+    metrics at a step."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
-    from torch.utils.tensorboard.summary import hparams, scalar
+    from torch.utils.tensorboard.summary import scalar
 
     shutil.rmtree(folder, ignore_errors=True)  # of a sweep that was killed while it wrote
     folder.mkdir()
-    summaries = [*hparams(settings, dict.fromkeys(COMPARED, 0.0))]  # type: ignore[no-untyped-call]
+    summaries = _summaries(settings, first)
     summaries += [scalar(name, value) for name, value in metrics.items()]  # type: ignore[no-untyped-call]
     now = time.time()
     events = [Event(wall_time=now, file_version="brain.Event:2")]

@@ -1,4 +1,4 @@
-"""What is printed: each sentence once, and nothing of Lightning's between them."""
+"""What is printed: each sentence once, on a line that no name breaks, and nothing of Lightning's between them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.processes import rank
 
 _muted = contextvars.ContextVar("_muted", default=False)
@@ -28,6 +29,7 @@ def print_once(text: str) -> None:
     """Prints once, whatever the number of processes and whatever characters the output can show."""
     if rank() != 0 or _muted.get():
         return
+    text = "\n".join(map(printable, text.split("\n")))
     try:
         print(text, flush=True)
     except UnicodeEncodeError:

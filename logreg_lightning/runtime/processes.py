@@ -17,6 +17,8 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only  # which Lightning re-exports, without loading Lightning
 
+from logreg_lightning.runtime.names import printable
+
 _PARENT = "LOGREG_LIGHTNING_PARENT"
 _command: Sequence[str] | None = None  # the words that started this process, without its flags
 _flags: Sequence[str] = ()
@@ -61,8 +63,15 @@ def command_with(*flags: str, name: str) -> str:
 
 
 def quoted(words: Sequence[str]) -> str:
-    """The words as this system's shell takes them."""
-    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+    """The words as this system's shell takes them, on one line: `$'a\\nb'` with a newline inside, as `ls` does."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{printable(escaped)}'"
 
 
 def this_python() -> str:

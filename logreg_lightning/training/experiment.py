@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from logreg_lightning.data.loader import EvalLoader
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
@@ -35,9 +36,14 @@ from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import threads_for, use_threads
 from logreg_lightning.training import initialize
+from logreg_lightning.use.by_class import FILES, by_class
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
 """Parameters of a model that are no settings."""
+
+
+SHOWN_FIRST = ("model.lr", "model.momentum", "model.weight_decay")
+"""Settings by which runs differ most often: with them and those that are no default TensorBoard begins its tab."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class Experiment:
             stack.enter_context(quiet())
             if not self._verbose:
                 stack.enter_context(muted())
+            curves.check_folder(self.folder or runs.LOGS)
             processes.end_with_parent(peer_exited_message(self.folder))
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
@@ -234,19 +241,24 @@ class Experiment:
             if state is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
                 # A kill from now on must not lead back to what is the future of this checkpoint.
                 atomic_write(last, self.checkpoint.read_bytes())
-            (folder / "results.json").unlink(missing_ok=True)
+            for name in ("results.json", *FILES):
+                (folder / name).unlink(missing_ok=True)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
         logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
         if state is None:
             shown = {
-                "data.dataset": self.data.dataset,
-                "data.features": self.data.source.what,
+                **{f"model.{name}": value for name, value in settings["model"].items()},
                 **{name: settings[name] for name in ("max_epochs", "seed")},
                 **{f"data.{name}": settings["data"][name] for name in ("batch_size", "val_size")},
-                **{f"model.{name}": value for name, value in settings["model"].items()},
+                "data.dataset": self.data.dataset,
+                "data.features": self.data.source.what,
             }
-            curves.record_hyperparameters(logger, shown)
+            first = [
+                *SHOWN_FIRST,
+                *(name for name in shown if name not in SHOWN_FIRST and _is_changed(name, shown[name])),
+            ]
+            curves.record_hyperparameters(logger, {name: shown[name] for name in (*first, *shown)}, first)
 
     def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
@@ -265,6 +277,8 @@ class Experiment:
 
             figures.draw(logger.experiment, model, data, trainer.global_step)
         logger.experiment.flush()
+        if processes.rank() == 0:
+            by_class(model, EvalLoader(data.data.test, data.data.test_indices)).write(folder, data.data.classes)
         num_test = data.data.num_test
         results = {
             **self.what_was_trained(trainer.global_step),
@@ -347,6 +361,15 @@ def settings_of(data: ImageDataModule, given: dict[str, Any], model: dict[str, A
     return {**given, "resume": None, "data": of_data, "model": {**defaults, **model}}
 
 
+def _is_changed(name: str, value: Any) -> bool:
+    """Whether a setting of a model, of the data or the seed is neither its default nor what auto became."""
+    if name == "seed":
+        return bool(value != 0)
+    owner = LogisticRegression if name.startswith("model.") else ImageDataModule
+    parameter = inspect.signature(owner).parameters.get(name.partition(".")[2])
+    return parameter is not None and parameter.default not in ("auto", parameter.empty, value)
+
+
 def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
     """The settings, those that are auto as they became when the training was started."""
     filled = {name: started.get(name, value) if value == "auto" else value for name, value in settings.items()}
@@ -394,7 +417,8 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
             ) from None
         wanted = ", ".join(f"`{name}={given[name]!r}`" for name in ("accelerator", "devices", "strategy", "precision"))
         raise InputError(
-            f"{wanted} are not available together on this machine: {error} Use `accelerator='cpu'` or auto"
+            f"{wanted} are not available together on this machine: {' '.join(str(error).split())} "
+            "Use `accelerator='cpu'` or auto"
         ) from None
     if isinstance(trainer.accelerator, MPSAccelerator) and given["precision"] == "64-true":
         raise InputError("`precision='64-true'`: an Apple GPU has no float64; use `accelerator='cpu'`")

@@ -16,17 +16,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassPrecisionRecallCurve
 
 from logreg_lightning.data.dataset import Images
 from logreg_lightning.data.loader import EvalLoader
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
+from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.saver import Saver
+from logreg_lightning.use.by_class import ByClass
 from logreg_lightning.use.classifier import MOST_CLASSES
+from logreg_lightning.use.labels import Drawing, labels
 
 SHOWN = 10
 """Images in a picture of mistakes or hits."""
+
+LINE = 20
+"""Letters above a picture that its width has place for; longer lines are drawn smaller."""
 
 PICTURE = 128
 """Height and width at which the pictures of features are shown."""
@@ -34,6 +39,9 @@ PICTURE = 128
 POINTS, THUMBNAIL, COMPONENTS = 2000, 32, 50
 """Validation features in TensorBoard's projector, height and width of their pictures, and what is kept of them: their
 first principal components, to which the projector itself reduces features before t-SNE."""
+
+THRESHOLDS = torch.linspace(0, 1, 100)
+"""Of the curves of precision and recall."""
 
 BINS = 15
 """Of the reliability diagram, as many as the calibration error has."""
@@ -85,29 +93,31 @@ def figures(model: LogisticRegression, data: ImageDataModule) -> dict[str, Figur
     there is none."""
     model = model.eval().cpu()
     names = data.data.classes
+    shown = labels(names)
     images, indices, split = _validated(data)
-    parts = [(model(pixels).float().softmax(1), labels) for pixels, labels in EvalLoader(images, indices)]
-    probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    parts = [(model(pixels).float().softmax(1), targets) for pixels, targets in EvalLoader(images, indices)]
+    probabilities, targets = (torch.cat(column) for column in zip(*parts, strict=True))
 
     def show(chosen: Tensor, title: str) -> Figure | None:
         thumbnails = images.thumbnails(indices[chosen], PICTURE)
         lines = []
         for row in chosen.tolist():
-            mistake = "" if preds[row] == labels[row] else f" taken for {names[preds[row]]}"
-            lines.append(f"{names[labels[row]]}{mistake}, {confidence[row]:.0%}")
+            mistake = "" if preds[row] == targets[row] else f" taken for {shown[preds[row]]}"
+            line = f"{shown[targets[row]]}{mistake}, {confidence[row]:.0%}"
+            lines.append(line if len(line) <= LINE else line.replace(" taken for", "\ntaken for"))
         return None if thumbnails is None else grid(thumbnails, lines, f"{title} ({split})")
 
     confidence, preds = probabilities.max(1)
-    mistakes, hits = (preds != labels).nonzero().flatten(), (preds == labels).nonzero().flatten()
+    mistakes, hits = (preds != targets).nonzero().flatten(), (preds == targets).nonzero().flatten()
     worst = mistakes[confidence[mistakes].argsort(descending=True)[:SHOWN]]
     narrow = hits[confidence[hits].argsort()[:SHOWN]]
     drawn = {
         "model/weights": weights(model, names) if model.sees_pixels else None,
-        "mistakes/confusion_matrix": confusion_matrix(probabilities, labels, names, split),
+        "mistakes/confusion_matrix": confusion_matrix(probabilities, targets, names, split),
         "mistakes/most_confident": show(worst, "Most confident mistakes"),
         "mistakes/least_confident_hits": show(narrow, "Least confident hits"),
-        "confidence/reliability": reliability(confidence, preds == labels, split),
-        "confidence/precision_recall": precision_recall(probabilities, labels, names, split),
+        "confidence/reliability": reliability(confidence, preds == targets, split),
+        "confidence/precision_recall": precision_recall(probabilities, targets, names, split),
         "data/training_images": training_images(data),
         "data/class_counts": class_counts(data),
     }
@@ -128,9 +138,9 @@ def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModul
     images, indices, split = _validated(data)
     # Spread over all of them: those of a folder are in the order of their classes.
     chosen = indices[torch.linspace(0, len(indices) - 1, min(len(indices), POINTS)).long()]
-    values, labels = images.take(chosen)
-    names = [" ".join(name.split()) for name in model.class_names]
-    pairs = [[names[k] for k in pair] for pair in zip(labels.tolist(), model(values).argmax(1).tolist(), strict=True)]
+    values, targets = images.take(chosen)
+    names = [printable(name) for name in model.class_names]
+    pairs = [[names[k] for k in pair] for pair in zip(targets.tolist(), model(values).argmax(1).tolist(), strict=True)]
     centred = values.float() - values.float().mean(0)
     kept = min(COMPONENTS, *centred.shape)
     with torch.random.fork_rng(devices=[]):
@@ -148,9 +158,9 @@ def embed(writer: SummaryWriter, model: LogisticRegression, data: ImageDataModul
     )
 
 
-def _figure(title: str, width: float = 5, height: float = 4) -> Figure:
+def _figure(title: str, width: float = 5, height: float = 4) -> Drawing:
     """Small in inches, so that text stays readable on TensorBoard's cards, 300 pixels wide."""
-    figure = Figure(figsize=(width, height), dpi=150)
+    figure = Drawing(figsize=(width, height), dpi=150)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -169,10 +179,12 @@ def _tiles(
     rows, gap = max(1, -(-count // columns)), max(1, round(0.4 * height))
     blank = float("nan") if images.is_floating_point() else 255
     sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
+    longest = max((len(part) for line in lines for part in line.split("\n")), default=0)
+    size = 9 * min(1.0, LINE / max(longest, 1))
     for index, (image, line) in enumerate(zip(images, lines, strict=True)):
         top, left = index // columns * (height + gap) + gap, index % columns * (width + 2) + 1
         sheet[top : top + height, left : left + width] = image
-        axes.text(left + width / 2, top - gap / 4, line, ha="center", va="bottom", fontsize=9)
+        axes.text(left + width / 2, top - gap / 4, line, ha="center", va="bottom", fontsize=size)
     axes.set_axis_off()
     return axes.imshow(sheet.numpy(), cmap=cmap, vmin=limits[0], vmax=limits[1])
 
@@ -182,26 +194,38 @@ def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     values, limit = model.classifier().weight_images()
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
     axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
-    drawn = _tiles(axes, values[:MOST_CLASSES, None], names[:MOST_CLASSES], 5, (-limit, limit), "RdBu_r")
+    drawn = _tiles(axes, values[:MOST_CLASSES, None], labels(names)[:MOST_CLASSES], 5, (-limit, limit), "RdBu_r")
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
     return figure
 
 
-def confusion_matrix(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
-    """Counts of true classes, in rows, by predicted classes, in columns."""
-    metric = MulticlassConfusionMatrix(len(names), sync_on_compute=False)
-    metric.update(probabilities, labels)
+def confusion_matrix(probabilities: Tensor, targets: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Counts of true classes, in rows, by predicted classes, in columns: of many classes those most confused."""
+    by_class = ByClass.of(targets, probabilities.argmax(1), len(names))
+    classes = by_class.most_confused(MOST_CLASSES)
+    counts = by_class.matrix(classes)
     figure = _figure(f"Confusion matrix ({split})", 5, 4.6)
-    axes = figure.add_axes((0.12, 0.1, 0.74, 0.82))
-    metric.plot(ax=axes, labels=list(names), add_text=len(names) <= MOST_CLASSES, cmap="Blues")
+    axes = figure.add_axes((0.17, 0.17, 0.71, 0.72))
+    if len(classes) < len(names):
+        axes.set_title(f"the {len(classes)} most confused of {len(names):,} classes", fontsize=9)
+    drawn = axes.imshow(counts.numpy(), cmap="Blues")
+    shown = labels(names)
+    ticks = [shown[label] for label in classes]
+    size = 10 if len(classes) <= 10 else 7
+    long = max(map(len, ticks)) > 3
+    axes.set_xticks(
+        range(len(classes)), ticks, fontsize=size, rotation=45 if long else 0, ha="right" if long else "center"
+    )
+    axes.set_yticks(range(len(classes)), ticks, fontsize=size)
     axes.set_xlabel("Predicted class", fontsize=10)
     axes.set_ylabel("True class", fontsize=10)
-    if len(names) <= MOST_CLASSES:
-        dark = metric.compute().max() / 2
-        for text in axes.texts:
-            text.set_color("white" if float(text.get_text()) > dark else "black")
-            text.set_fontsize(8)
-    figure.colorbar(axes.images[0], ax=axes, shrink=0.8, label="images")
+    dark = counts.max() / 2
+    for (row, column), count in np.ndenumerate(counts.numpy()):
+        color = "white" if count > dark else "black"
+        axes.text(
+            column, row, str(count), ha="center", va="center", color=color, fontsize=8 if len(classes) <= 10 else 6
+        )
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="images")
     return figure
 
 
@@ -234,29 +258,53 @@ def reliability(confidence: Tensor, correct: Tensor, split: str) -> Figure:
     return figure
 
 
-def precision_recall(probabilities: Tensor, labels: Tensor, names: tuple[str, ...], split: str) -> Figure:
-    """Precision by recall of each class against all others."""
-    metric = MulticlassPrecisionRecallCurve(len(names), thresholds=100, sync_on_compute=False)
-    metric.update(probabilities, labels)
-    precision, recall, _ = metric.compute()
+def precision_recall(probabilities: Tensor, targets: Tensor, names: tuple[str, ...], split: str) -> Figure:
+    """Precision by recall of each class against all others; of many classes one curve, of all of them together."""
     figure = _figure(f"Precision and recall ({split})")
     axes = figure.add_axes((0.12, 0.13, 0.67, 0.77))
-    for label, name in enumerate(names[:MOST_CLASSES]):
-        (line,) = axes.plot(recall[label].tolist(), precision[label].tolist(), "-" if label < 10 else "--", label=name)
-        line.set_color(f"C{label % 10}")
+    of_truth = probabilities.gather(1, targets[:, None]).flatten()
+    if len(names) > MOST_CLASSES:
+        axes.plot(*precision_recall_curve(probabilities, of_truth))
+        axes.set_title(f"all {len(names):,} classes together (micro-average)", fontsize=9)
+    else:
+        for label in range(len(names)):
+            curve = precision_recall_curve(probabilities[:, label].contiguous(), of_truth[targets == label])
+            axes.plot(*curve, "-" if label < 10 else "--", color=f"C{label % 10}")
+        axes.legend(axes.lines, labels(names), title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
-    axes.legend(title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     return figure
+
+
+def precision_recall_curve(probabilities: Tensor, of_truth: Tensor) -> tuple[list[float], list[float]]:
+    """Recall and precision at each threshold that a probability reaches.
+
+    Args:
+        probabilities: Of what may be so, of any shape.
+        of_truth: Those among them of what is so.
+    """
+
+    def reaching(values: Tensor) -> Tensor:
+        inside = torch.zeros(len(THRESHOLDS) + 1, dtype=torch.int64)
+        for part in torch.split(
+            values, 1000
+        ):  # of many classes, one by one: what is made of all takes twice their memory
+            inside += torch.bucketize(part, THRESHOLDS, right=True).flatten().bincount(minlength=len(inside))
+        return inside.flip(0).cumsum(0).flip(0)[1:].double()
+
+    found, right = reaching(probabilities), reaching(of_truth)
+    any_found = found > 0
+    recall, precision = right / max(1, len(of_truth)), right / found.clamp(min=1)
+    return recall[any_found].tolist(), precision[any_found].tolist()
 
 
 def training_images(data: ImageDataModule, rows: int = 5) -> Figure | None:
     """The first training images of each class that has so many, a class a column; None where there are no images."""
     first = data.train_indices[:20_000]
-    labels = data.data.train.labels[first]
+    targets = data.data.train.labels[first]
     of_classes = {
-        name: first[(labels == label).nonzero().flatten()[:rows]]
-        for label, name in enumerate(data.data.classes[:MOST_CLASSES])
+        name: first[(targets == label).nonzero().flatten()[:rows]]
+        for label, name in enumerate(labels(data.data.classes)[:MOST_CLASSES])
     }
     chosen = {name: indices for name, indices in of_classes.items() if len(indices) == rows}
     thumbnails = None
@@ -277,12 +325,18 @@ def class_counts(data: ImageDataModule) -> Figure:
     names = data.data.classes
     counts = torch.bincount(data.data.train.labels[data.train_indices], minlength=len(names))
     figure = _figure(f"Training images: {int(counts.sum()):,}", 5, 3.6)
-    axes = figure.add_axes((0.17, 0.14, 0.8, 0.75))
-    bars = axes.bar(range(len(names)), counts.tolist())
+    axes = figure.add_axes((0.17, 0.2, 0.8, 0.69))
     if len(names) <= MOST_CLASSES:
-        axes.set_xticks(range(len(names)), names)
+        ticks = labels(names)
+        bars = axes.bar(range(len(names)), counts.tolist())
+        long = max(map(len, ticks)) > 3
+        axes.set_xticks(range(len(names)), ticks, rotation=45 if long else 0, ha="right" if long else "center")
         axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
-    axes.set(xlabel="class", ylabel="images")
+        axes.set_xlabel("class")
+    else:
+        axes.stairs(counts.sort(descending=True).values.tolist(), fill=True)
+        axes.set_xlabel(f"{len(names):,} classes, the most frequent first")
+    axes.set_ylabel("images")
     return figure
 
 

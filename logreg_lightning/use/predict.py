@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import itertools
 import json
+import signal
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -18,10 +19,14 @@ from torch import Tensor
 from logreg_lightning import cli
 from logreg_lightning.data import pictures
 from logreg_lightning.errors import InputError, RunError
+from logreg_lightning.runtime.names import csv_line, padded, printable, width
 from logreg_lightning.use.classifier import Predictor, load, open_picture
 
-BATCH = 500
+BATCH = 100
 DRAWN = 10
+
+WIDEST = 80
+"""Columns of a terminal for a path; behind a longer one its line is not in line with the others."""
 
 
 def build_parser() -> ArgumentParser:
@@ -29,7 +34,12 @@ def build_parser() -> ArgumentParser:
     parser = cli.new_parser("predict", "lightning_logs/version_0 my.png", "Predicts the classes of pictures.")
     parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
     parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
-    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="Output format.")
+    parser.add_argument(
+        "--format",
+        choices=["table", "csv", "wide", "json"],
+        default="table",
+        help="Output format; csv has a row for each class that --top asks for, wide a row for each picture.",
+    )
     parser.add_argument("--top", type=int, default=1, help="How many classes to print, the most probable first.")
     parser.add_argument("--picture", type=str, help="A PNG file to write: the first pictures as the model sees them.")
     parser.add_argument(
@@ -53,19 +63,20 @@ def _run(settings: Namespace) -> None:
     if settings.digit and model.image_shape != pictures.MNIST_SHAPE:
         raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
-    rows = []
-    drawn: list[tuple[Tensor, str]] = []
     unreadable: list[str] = []
-    for path, pixels, probabilities in predict(model, paths, settings.digit, unreadable):
-        top = probabilities.topk(settings.top)
-        names = [model.class_names[label] for label in top.indices.tolist()]
-        rows.append((str(path), list(zip(names, top.values.tolist(), strict=True))))
-        drawn += [(pixels, f"{names[0]}, {top.values[0]:.0%}")] if len(drawn) < DRAWN else []
-    if settings.picture and drawn:
-        _draw(drawn, settings.picture)
-    _print(rows, settings.format)
-    for sentence in unreadable:
-        print(sentence, file=sys.stderr)
+    predictions = predict(model, paths, settings.digit, unreadable)
+    first = list(itertools.islice(predictions, DRAWN))
+    if settings.picture and first:
+        _draw(model, first, settings.picture)
+    try:
+        with _printing(settings.format, paths, settings.top) as print_row:
+            for path, _, probabilities in itertools.chain(first, predictions):
+                top = probabilities.topk(settings.top)
+                names = [model.class_names[label] for label in top.indices.tolist()]
+                print_row(str(path), list(zip(names, top.values.tolist(), strict=True)))
+    finally:
+        for sentence in unreadable:
+            print(printable(sentence), file=sys.stderr)
     if unreadable:
         raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
 
@@ -106,7 +117,7 @@ def predict(
             return str(error)
         return pictures.digit_to_pixels(picture) if digit else model.prepare(picture)
 
-    quiet = len(paths) < BATCH or not sys.stderr.isatty()
+    quiet = len(paths) < BATCH or not sys.stderr.isatty() or sys.stdout.isatty()  # where rows show how far it is
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:
         for begin in range(0, len(paths), BATCH):
             batch = paths[begin : begin + BATCH]
@@ -120,30 +131,70 @@ def predict(
             bar.update(len(batch))
 
 
-def _draw(drawn: list[tuple[Tensor, str]], file: str) -> None:
+def _draw(model: Predictor, predictions: Sequence[tuple[Path, Tensor, Tensor]], file: str) -> None:
     from logreg_lightning.use import figures
+    from logreg_lightning.use.labels import labels
 
-    pixels, lines = zip(*drawn, strict=True)
+    names = labels(model.class_names)
+    _, pixels, probabilities = zip(*predictions, strict=True)
+    lines = [f"{names[int(row.argmax())]}, {row.max():.0%}" for row in probabilities]
     try:
-        figures.grid(torch.stack(pixels), list(lines), "What the model sees").savefig(file)
+        figures.grid(torch.stack(pixels), lines, "What the model sees").savefig(file)
     except (OSError, ValueError) as error:
         raise InputError(f"--picture {file} cannot be written ({error}); use a .png file") from None
 
 
-def _print(rows: list[tuple[str, list[tuple[str, float]]]], format_: str) -> None:
-    if format_ == "json":
-        predictions: list[dict[str, Any]] = [
-            {"path": path, "classes": [{"class": name, "probability": value} for name, value in top]}
-            for path, top in rows
-        ]
-        print(json.dumps(predictions, indent=2))
-    elif format_ == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "class", "probability"])
-        for path, top in rows:
-            writer.writerows([path, name, f"{value:.6f}"] for name, value in top)
-    else:
-        width = max((len(path) for path, _ in rows), default=0)
-        for path, top in rows:
-            for label, (name, value) in zip(itertools.chain([path], itertools.repeat("")), top, strict=False):
-                print(f"{label:<{width}}  {value:>6.1%}  {name}")
+@contextlib.contextmanager
+def _printing(
+    format_: str, paths: Sequence[Path], top: int
+) -> Iterator[Callable[[str, list[tuple[str, float]]], None]]:
+    """What prints a picture's path and most probable classes at once: an interrupt keeps what was printed, and closes
+    the array of JSON."""
+    columns = max(width(printable(str(path))) for path in paths)
+    before = "[\n"
+
+    def say(text: str) -> None:
+        print(text, end="", flush=True)
+
+    def print_row(path: str, classes: list[tuple[str, float]]) -> None:
+        nonlocal before
+        if format_ == "json":
+            element = {"path": path, "classes": [{"class": name, "probability": value} for name, value in classes]}
+            say(before + textwrap.indent(json.dumps(element, indent=2), "  "))
+            before = ",\n"
+        elif format_ == "csv":
+            say("".join(csv_line([path, name, f"{value:.6f}"]) for name, value in classes))
+        elif format_ == "wide":
+            say(csv_line([path, *(cell for name, value in classes for cell in (name, f"{value:.6f}"))]))
+        else:
+            labels = itertools.chain([printable(path)], itertools.repeat(""))
+            rows = zip(labels, classes, strict=False)
+            lines = (
+                f"{padded(label, min(columns, WIDEST))}  {p:>6.1%}  {printable(name)}" for label, (name, p) in rows
+            )
+            say("\n".join(lines) + "\n")
+
+    if format_ == "csv":
+        say(csv_line(["path", "class", "probability"]))
+    elif format_ == "wide":
+        say(csv_line(["path", *(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability"))]))
+    with _interruptible():
+        try:
+            yield print_row
+        finally:
+            if format_ == "json":
+                say("[]\n" if before == "[\n" else "\n]\n")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt, where in a command it would just end the process."""
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_DFL:  # a notebook's, or somebody else's
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

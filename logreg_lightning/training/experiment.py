@@ -294,8 +294,16 @@ class Experiment:
         }
         runs.write_results(folder, results)
         schedule = settings["model"]["schedule"]
-        remark = advice(results, saver.earlier, schedule, len(data.val_indices) or num_test, num_test)
+        num_val = len(data.val_indices) or num_test
+        guessing = self._loss_of_guessing() if model.class_weights is None else math.inf
+        remark = advice(results, saver.earlier, schedule, num_val, num_test, guessing)
         return Run(folder, results, model.cpu().eval(), remark)
+
+    def _loss_of_guessing(self) -> float:
+        """Mean cross-entropy on the test set, in nats, of predicting each class as often as it is in training."""
+        data = self.data
+        counts = data.data.train.labels[data.train_indices].bincount(minlength=len(data.data.classes)) + 1  # never 0
+        return float(-(counts / counts.sum()).log()[data.test_labels()].mean())
 
     def what_was_trained(self, steps: int) -> dict[str, Any]:
         """What `results.json` holds of any training: on what data, how long, and what made it."""

@@ -10,12 +10,23 @@ from logreg_lightning.features.backbones import EMBEDDED
 OVERFITTED = 0.1
 """By how much training accuracy may exceed validation accuracy."""
 
+ELSEWHERE = 0.05
+"""By how much validation accuracy may exceed test accuracy, however many images both are of."""
+
+SURE = 3
+"""Standard errors beyond which a difference is no chance: one run in a thousand."""
+
 FALLING = 0.05
 """By which share the validation loss may fall in a run's second half."""
 
 
 def advice(
-    results: dict[str, Any], earlier: dict[int, float], schedule: str, num_val: int, num_test: int
+    results: dict[str, Any],
+    earlier: dict[int, float],
+    schedule: str,
+    num_val: int,
+    num_test: int,
+    guessing: float = math.inf,
 ) -> str | None:
     """One sentence about the first thing that looks wrong; None where nothing does.
 
@@ -25,6 +36,8 @@ def advice(
         schedule: Of the learning rate.
         num_val: Images that `val/accuracy` is of.
         num_test: Images that `test/accuracy` is of.
+        guessing: The loss on them of predicting how frequent each class is in training; infinite where no such
+            comparison is fair.
     """
     test, majority = results["test/accuracy"], results["majority_class_accuracy"]
     backbone = f"the features of a backbone (--data.features {EMBEDDED}), " if results["features"] == "pixels" else ""
@@ -34,7 +47,23 @@ def advice(
             f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
             f"try {backbone}{balance}more or larger pictures, and check the labels"
         )
-    train, val = results.get("train/accuracy"), results.get("val/accuracy")
+    train, val, loss = results.get("train/accuracy"), results.get("val/accuracy"), results.get("test/loss", 0.0)
+    # A loss of single images spreads about as widely as it is large.
+    is_worse_than_guessing = loss > guessing * (1 + SURE / math.sqrt(num_test))
+    worse = f"test/loss {loss:.3g} is above that of guessing by the classes' frequencies, {guessing:.3g}"
+    if val is not None and val - test > max(
+        ELSEWHERE, SURE * _standard_error_of_difference(val, num_val, test, num_test)
+    ):
+        return (
+            f"test/accuracy {test:.3g} is far below val/accuracy {val:.3g}"
+            + (f", and {worse}" if is_worse_than_guessing else "")
+            + ": the test images are of another kind than those trained on, or the validation images resemble the "
+            "training images too much (parts of one recording, say); look at them, and split by where they come from"
+        )
+    if is_worse_than_guessing:
+        return (
+            f"{worse}, so the probabilities are too sure: calibrate on validation images that are like the test images"
+        )
     if train is None or val is None:
         return None
     if train - val > OVERFITTED + 2 * _standard_error(val, num_val):
@@ -56,3 +85,9 @@ def advice(
 
 def _standard_error(accuracy: float, images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / images)
+
+
+def _standard_error_of_difference(first: float, images: int, second: float, other_images: int) -> float:
+    """Of two accuracies, if both were the same: that of all their images."""
+    same = (first * images + second * other_images) / (images + other_images)
+    return math.sqrt(same * (1 - same) * (1 / images + 1 / other_images))

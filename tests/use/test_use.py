@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +20,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import Capsys, Patch, documented, fit, refused, results_of, said_by
+from conftest import Capsys, Patch, documented, fit, not_on_windows, refused, results_of, said_by
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import ImageDataModule, load
@@ -203,3 +209,66 @@ def test_help_starts_with_an_example_and_there_is_a_version(name: str, capsys: C
         ("--version", r"logreg_lightning \d"),
     ):
         assert re.search(said, said_by(main, [flag], capsys))
+
+
+def test_a_row_a_picture_has_the_top_classes_as_columns(run: Path, capsys: Capsys) -> None:
+    paths = pictures(3)
+    found = json.loads(said_by(predict.main, [run, "pictures", "--format=json", "--top=3"], capsys))
+    rows = list(
+        csv.DictReader(io.StringIO(said_by(predict.main, [run, "pictures", "--format=wide", "--top=3"], capsys)))
+    )
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    for row, prediction in zip(rows, found, strict=True):
+        for rank, expected in enumerate(prediction["classes"], 1):
+            assert row[f"class_{rank}"] == expected["class"]
+            assert float(row[f"probability_{rank}"]) == pytest.approx(expected["probability"], abs=5e-7 + PROBABILITY)
+
+
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_json_is_one_array_as_json_writes_it(run: Path, capsys: Capsys, unreadable: bool) -> None:
+    pictures(2)
+    if unreadable:
+        for path in Path("pictures").iterdir():
+            path.write_text("no picture", encoding="utf-8")
+    capsys.readouterr()
+    with contextlib.suppress(SystemExit):
+        predict.main([str(run), "pictures", "--format=json", "--top=2"])
+    text = capsys.readouterr().out
+    assert text == json.dumps(json.loads(text), indent=2) + "\n" and len(json.loads(text)) == (0 if unreadable else 2)
+
+
+@pytest.mark.parametrize("format_", ["table", "csv", "wide", "json"])
+def test_an_interrupt_keeps_what_was_written(run: Path, capsys: Capsys, monkeypatch: Patch, format_: str) -> None:
+    count = predict.BATCH + 20
+    paths = pictures(1) * count
+    read = predict.open_picture
+    number = itertools.count(1)
+
+    def interrupted(path: Path) -> PIL.Image.Image:
+        if next(number) > predict.BATCH:  # in the second batch
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(predict, "open_picture", interrupted)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^130$"):
+        predict.main([str(run), *map(str, paths), f"--format={format_}"])
+    text = capsys.readouterr().out
+    rows = json.loads(text) if format_ == "json" else text.splitlines()[format_ in ("csv", "wide") :]
+    assert len(rows) == predict.BATCH
+
+
+@not_on_windows("a signal cannot be sent to one process")
+@pytest.mark.slow
+def test_ctrl_c_closes_the_array(run: Path) -> None:
+    pictures(30)
+    os.mkfifo("last.png")  # opening it waits until somebody writes
+    words = [sys.executable, str(ROOT / "scripts/predict.py"), str(run), *["pictures"] * 4, "last.png", "--format=json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(10)]  # it has begun to write
+        process.send_signal(signal.SIGINT)
+        with Path("last.png").open("wb"):  # lets go of the thread that reads
+            pass
+        text = "".join(lines) + process.stdout.read()
+    assert process.returncode == 130 and len(json.loads(text)) > 0

@@ -170,10 +170,26 @@ Extractor = Pixels | Backbone
 """What turns pictures into a model's input."""
 
 
-def exact() -> Any:
-    """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
-    # cuDNN computes with TF32, three digits, unless told not to.
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """As long as any thread has it entered, a GPU computes convolutions to float32's precision, and twice the same."""
+    global _exact_for
+    with _setting:
+        if _exact_for == 0:
+            # cuDNN computes with TF32, three digits, unless told not to.
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            _as_before.enter_context(flags)
+        _exact_for += 1
+    try:
+        yield
+    finally:
+        with _setting:
+            _exact_for -= 1
+            if _exact_for == 0:
+                _as_before.close()
+
+
+_setting, _as_before, _exact_for = threading.Lock(), contextlib.ExitStack(), 0
 
 
 def check_name(name: str) -> None:

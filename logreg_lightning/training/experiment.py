@@ -33,7 +33,7 @@ from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import threads_for, use_threads
+from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
@@ -174,25 +174,32 @@ class Experiment:
     # The model.
 
     def new_model(self, **changes: Any) -> LogisticRegression:
-        """A new model of the data's images or features and classes, with the settings, but for these."""
+        """A new model of the data's images or features and classes, with the settings, but for these.
+
+        It draws its weights from the beginning of torch's seed, whatever other threads have drawn since that was set.
+        """
         dataset = self.data.data
-        return LogisticRegression(
-            dataset.num_features,
-            len(dataset.classes),
-            **{**self.settings["model"], **changes},
-            image_shape=dataset.image_shape,
-            class_names=dataset.classes,
-            backbone=dataset.backbone,
-        )
+        with drawing:
+            torch.manual_seed(torch.initial_seed())
+            return LogisticRegression(
+                dataset.num_features,
+                len(dataset.classes),
+                **{**self.settings["model"], **changes},
+                image_shape=dataset.image_shape,
+                class_names=dataset.classes,
+                backbone=dataset.backbone,
+            )
 
     # The folder and the trainer.
 
     def open_folder(self) -> Path:
         """Makes the folder, if it is a new one, and writes the settings; from here on errors say how to resume."""
         if self.folder is None and processes.rank() == 0:
-            self.folder = runs.create(self.kind)
+            self.folder = runs.create(self.kind, Path(self.settings["log_dir"]))
             self._stack.enter_context(runs.used_by_one(self.folder))
-        self.folder = self.folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
+        self.folder = self.folder or Path(
+            self.settings["log_dir"]
+        )  # process 0 tells it to those that torchrun or SLURM started
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
@@ -344,12 +351,20 @@ def settings_of(data: ImageDataModule, given: dict[str, Any], model: dict[str, A
     if unknown:
         raise TypeError(f"fit() takes no {', '.join(sorted(unknown))}; a model has {', '.join(defaults)}")
     of_data = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
-    return {**given, "resume": None, "data": of_data, "model": {**defaults, **model}}
+    return {
+        **given,
+        "resume": None,
+        "log_dir": str(given.get("log_dir", runs.LOGS)),
+        "data": of_data,
+        "model": {**defaults, **model},
+    }
 
 
 def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
     """The settings, those that are auto as they became when the training was started."""
     filled = {name: started.get(name, value) if value == "auto" else value for name, value in settings.items()}
+    if "log_dir" in started:  # where the run is, however it was found
+        filled["log_dir"] = started["log_dir"]
     return filled | {
         name: as_started(value, started.get(name, {})) for name, value in settings.items() if isinstance(value, dict)
     }

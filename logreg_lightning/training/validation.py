@@ -12,6 +12,7 @@ from torch import Tensor
 
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.runs import checkpoint_of
+from logreg_lightning.runtime.threads import drawing
 from logreg_lightning.training import metrics
 from logreg_lightning.use.classifier import Predictor
 
@@ -73,12 +74,13 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: it is not a complete checkpoint of this project.
         """
-        # Lightning takes an open file in place of a path.
-        return super().load_from_checkpoint(checkpoints.as_file(checkpoint_path), *args, **kwargs)
+        content = checkpoints.as_file(checkpoint_path)
+        with drawing:  # weights that are then replaced; another thread may be at those of a training
+            return super().load_from_checkpoint(content, *args, **kwargs)  # which takes an open file in place of a path
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
+        """The model of a run's folder, of its `last.ckpt`; of `last` or `FOLDER/last`, the newest run; or of a `.ckpt` file.
 
         It is on the CPU and ready to predict.
 

@@ -118,7 +118,9 @@ class Classifier(Predictor):
 
     def as_linear(self) -> nn.Linear:
         """A layer of its own with these weights and bias."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
+        # Without drawing weights first, which would change what others draw from torch's one generator.
+        features, classes = self.weight.shape[1], self.weight.shape[0]
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, features, classes)  # type: ignore[no-untyped-call]
         layer.load_state_dict({"weight": self.weight, "bias": self.bias})
         return layer
 
@@ -157,7 +159,7 @@ _OF_TRAINING = {"class_weights"}
 
 @torch.no_grad()
 def load(run: str | Path) -> Classifier:
-    """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
+    """The model of a run's folder, of its `last.ckpt`; of `last` or `FOLDER/last`, the newest run; or of a `.ckpt` file.
 
     It is on the CPU, in float32, and ready to predict. Runs that a stock `lightning.Trainer` left are found too.
 

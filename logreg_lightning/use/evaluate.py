@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build_parser() -> ArgumentParser:
     """The flags of evaluate.py."""
     parser = cli.new_parser("evaluate", "lightning_logs/version_0", "Shows a trained model's metrics.")
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
     parser.add_argument("--data.dataset", type=str, help="Another data set with the same classes and image size.")
     parser.add_argument("--data.root", type=str, help="Folder that the data set's files are in.")

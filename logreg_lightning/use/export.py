@@ -39,7 +39,7 @@ def build_parser() -> ArgumentParser:
     parser = cli.new_parser(
         "export", "lightning_logs/version_0 page.html", "Writes a model as an ONNX file, or as a page."
     )
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("file", help="The file to write: .onnx, or .html for a page to draw a digit on.")
     return parser
 

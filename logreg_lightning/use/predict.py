@@ -27,7 +27,7 @@ DRAWN = 10
 def build_parser() -> ArgumentParser:
     """The flags of predict.py."""
     parser = cli.new_parser("predict", "lightning_logs/version_0 my.png", "Predicts the classes of pictures.")
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help="Output format.")
     parser.add_argument("--top", type=int, default=1, help="How many classes to print, the most probable first.")

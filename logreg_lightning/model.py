@@ -95,6 +95,9 @@ class LogisticRegression(ImageClassifier):
         if standardize:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
+        if standardize and not self.has_own_forward():
+            self.register_state_dict_post_hook(_rename_to_saved)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_rename_from_saved)  # type: ignore[no-untyped-call]
         self.needs_data = standardize or bool(class_weight) or "auto" in (lr, weight_decay)  # see `initialize`
         self.automatic_optimization = False  # one training_step runs several optimiser steps
 
@@ -206,6 +209,23 @@ class LogisticRegression(ImageClassifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.hparams.update(checkpoint["hyper_parameters"])  # with numbers for what was auto
         self.needs_data = False
+
+
+SAVED = "standardized_linear."
+"""What the names of `linear`'s weight and bias begin with in a state dict where they act on standardised pixels.
+
+As `linear.weight` they would invite to be put into an `nn.Linear` for pixels; `Classifier.as_linear` makes that one."""
+
+
+def _rename_to_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in ("weight", "bias"):
+        state[f"{prefix}{SAVED}{name}"] = state.pop(f"{prefix}linear.{name}")
+
+
+def _rename_from_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in ("weight", "bias"):
+        if f"{prefix}{SAVED}{name}" in state:
+            state[f"{prefix}linear.{name}"] = state.pop(f"{prefix}{SAVED}{name}")
 
 
 def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float:

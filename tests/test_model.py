@@ -22,8 +22,8 @@ from logreg_lightning.model import LogisticRegression, gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
-    state = weights_of(run)
-    return {"weight": state["linear.weight"], "bias": state["linear.bias"]}
+    """The layer's weights, under either name."""
+    return {name.partition("linear.")[2]: value for name, value in weights_of(run).items() if "linear." in name}
 
 
 def plain_loop(

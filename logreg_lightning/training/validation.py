@@ -80,7 +80,7 @@ class ImageClassifier(Predictor, L.LightningModule):
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """The model of a run's folder, of its `last.ckpt`; of `last` or `FOLDER/last`, the newest run; or of a `.ckpt` file.
+        """The model of a run, by its folder, or of `last` or `FOLDER/last`, the newest run, or of a `.ckpt` file.
 
         It is on the CPU and ready to predict.
 

@@ -153,13 +153,13 @@ def folded_weights(
 
 
 _LINEAR = {"linear.weight", "linear.bias"}
-_FOLDED = {"standardizer.mean", "standardizer.scale", "temperature"}
-_OF_TRAINING = {"class_weights"}
+_ON_STANDARDIZED = {"standardized_linear.weight", "standardized_linear.bias", "standardizer.mean", "standardizer.scale"}
+_MAY_BE = {"temperature", "class_weights"}
 
 
 @torch.no_grad()
 def load(run: str | Path) -> Classifier:
-    """The model of a run's folder, of its `last.ckpt`; of `last` or `FOLDER/last`, the newest run; or of a `.ckpt` file.
+    """The model of a run, by its folder, or of `last` or `FOLDER/last`, the newest run, or of a `.ckpt` file.
 
     It is on the CPU, in float32, and ready to predict. Runs that a stock `lightning.Trainer` left are found too.
 
@@ -168,12 +168,13 @@ def load(run: str | Path) -> Classifier:
     """
     content = read_model(checkpoint_of(str(run)))
     settings, state = content["hyper_parameters"], content["state_dict"]
-    values = {name: value.float() for name, value in state.items() if name not in _OF_TRAINING}
+    values = {name: value.float() for name, value in state.items()}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
-    weight, backbone = values["linear.weight"], settings.get("backbone")
+    linear = "linear" if scaling is None else "standardized_linear"
+    weight, backbone = values[f"{linear}.weight"], settings.get("backbone")
     return Classifier(
-        *folded_weights(weight, values["linear.bias"], scaling, values.get("temperature")),
+        *folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature")),
         hyperparameters.names_of(len(weight), settings.get("class_names")),
         hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
         backbone,
@@ -188,7 +189,7 @@ def read_model(path: Path) -> dict[str, Any]:
         InputError: it is not a complete checkpoint of this project, or of another model.
     """
     content = read(path)
-    if not _LINEAR <= content["state_dict"].keys() <= _LINEAR | _FOLDED | _OF_TRAINING:
+    if content["state_dict"].keys() - _MAY_BE not in (_LINEAR, _ON_STANDARDIZED):
         raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
     return content
 

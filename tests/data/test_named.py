@@ -154,7 +154,7 @@ def test_a_folder_of_ones_own(workdir: Path, packed: bool) -> None:
     write_idx(Path("mine"), packed)
     before = sorted(Path("mine").iterdir())
     run = fit("--data.dataset=mine", "--max_epochs=2", "--data.batch_size=8")
-    weight = weights_of(run)["linear.weight"]
+    weight = weights_of(run)["standardized_linear.weight"]
     assert weight.shape == (3, 5 * 9)
     assert sorted(Path("mine").iterdir()) == before
     fit("--resume=last", "--max_epochs=3")

@@ -89,7 +89,7 @@ def test_probabilities_are_those_of_the_formula(workdir: Path, capsys: Capsys) -
     rows, labels = (np.load(file) for file in (TEST, TEST_LABELS))
     kept = {name: value.double().numpy() for name, value in weights_of(run).items()}
     scaled = (rows.astype(np.float64) - kept["standardizer.mean"]) * kept["standardizer.scale"]
-    logits = (scaled @ kept["linear.weight"].T + kept["linear.bias"]) / kept["temperature"]
+    logits = (scaled @ kept["standardized_linear.weight"].T + kept["standardized_linear.bias"]) / kept["temperature"]
     exps = np.exp(logits - logits.max(1, keepdims=True))
     expected = torch.from_numpy(exps / exps.sum(1, keepdims=True)).float()
     torch.testing.assert_close(model.predict_proba(rows), expected, atol=PROBABILITY, rtol=0)

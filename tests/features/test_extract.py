@@ -754,6 +754,8 @@ def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
             yield
 
     monkeypatch.setattr(cache, "locked", locked_late)
+    # Here the other process is a thread of this one, which would wait until it alone may set the number of threads.
+    monkeypatch.setattr(extract, "use_threads", lambda _: contextlib.nullcontext())
     prepared(workers=1)
     assert sum(counter.network(other).seen) == 50 - BATCH
     assert stored(only_cache()).read_bytes() == fifty
@@ -831,7 +833,7 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsy
     assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1
 
     checkpoint = read(run / "checkpoints/last.ckpt")
-    assert checkpoint["state_dict"]["linear.weight"].shape == (2, 1280)
+    assert checkpoint["state_dict"]["standardized_linear.weight"].shape == (2, 1280)
     about = checkpoint["hyper_parameters"]["backbone"]
     assert about == checkpoint["ImageDataModule"]["backbone"] == backbones.load(EMBEDDED).about
 
@@ -846,7 +848,9 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsy
     torch.testing.assert_close(probabilities, model.predict_proba(rows[3]), **near)
     weights = {name: value.double() for name, value in checkpoint["state_dict"].items()}
     scaled = (rows[3].double() - weights["standardizer.mean"]) * weights["standardizer.scale"]
-    logits = (weights["linear.weight"] @ scaled + weights["linear.bias"]) / weights["temperature"]
+    logits = (weights["standardized_linear.weight"] @ scaled + weights["standardized_linear.bias"]) / weights[
+        "temperature"
+    ]
     torch.testing.assert_close(probabilities[0].double(), logits.softmax(0), **near)
     images = torch.stack([model.prepare(picture.convert("RGB")) for picture in pictures[:3]])
     for same in (images, images.permute(0, 2, 3, 1).numpy(), rows[:3].numpy(), list(rows[:3]), pictures[:3]):

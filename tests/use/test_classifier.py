@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import QUIET, Capsys, fit, ready, refused, said_by
+from conftest import QUIET, Capsys, fit, ready, refused, said_by, weights_of
 from torch import Tensor, nn
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, load
@@ -75,12 +75,36 @@ def stock_run(epochs: int, **data: Any) -> LogisticRegression:
     return model
 
 
+def test_a_saved_layer_is_called_linear_only_where_it_acts_on_pixels(workdir: Path) -> None:
+    """Whatever a checkpoint calls `linear` is an `nn.Linear` for pixels in [0, 1]."""
+    images = torch.randint(0, 256, (9, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for standardize in (True, False):
+        run = fit(
+            "--data.dataset=mnist",
+            "--max_epochs=1",
+            f"--model.standardize={standardize}".lower(),
+            "--model.calibrate=false",
+        )
+        linear = {n.removeprefix("linear."): v for n, v in weights_of(run).items() if n.startswith("linear.")}
+        assert set(linear) == (set() if standardize else {"weight", "bias"})
+        layer = load(run).as_linear()
+        if not standardize:
+            assert all(torch.equal(linear[name], value) for name, value in layer.state_dict().items())
+        expected = LogisticRegression.load(run)(images.view(-1, 1, 28, 28))
+        assert torch.allclose(layer(images / 255), expected, atol=1e-6)
+        again = LogisticRegression(784, 10, standardize=standardize, calibrate=False)
+        again.load_state_dict(LogisticRegression.load(run).state_dict())
+        assert torch.equal(again(images.view(-1, 1, 28, 28)), expected)
+
+
 def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: Capsys) -> None:
     model = stock_run(2, datamodule=ImageDataModule("mnist", batch_size=8))
     [file] = Path("lightning_logs/version_0/checkpoints").iterdir()
     assert file.name == "epoch=1-step=136.ckpt"
     shutil.copy(file, file.with_name("epoch=0-step=68.ckpt"))
-    rewrite(file.with_name("epoch=0-step=68.ckpt"), lambda state: state["linear.weight"].zero_())  # an older one
+    rewrite(
+        file.with_name("epoch=0-step=68.ckpt"), lambda state: state["standardized_linear.weight"].zero_()
+    )  # an older one
     for run in ("last", file.parents[1], file):
         assert torch.equal(load(run).predict_proba(images(5)), model.eval().predict_proba(images(5)))
     PIL.Image.new("L", (28, 28)).save("one.png")

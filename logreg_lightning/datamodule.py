@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from logreg_lightning.data import dataset
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
 from logreg_lightning.data.sources import source_of
+from logreg_lightning.data.split import Copies, Keys, held_out
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
@@ -84,7 +88,9 @@ class ImageDataModule(L.LightningDataModule):
         self.steps_per_execution = steps_per_execution
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
+        self.known: tuple[str, ...] | None = None  # classes of a model that is to be tested on this data
         self._source: View | None = None
+        self._copies: Copies | None = None
         self._loaded: Dataset | None = None
         self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
@@ -131,13 +137,13 @@ class ImageDataModule(L.LightningDataModule):
         is_val = torch.zeros(len(indices), dtype=torch.bool)
         if data.val_indices is not None:
             is_val = torch.isin(indices, data.val_indices)
-        else:
+        elif self.known is None:
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
             if self.source.source.is_stratified and self.val_size:
-                share = self.val_size if self.val_size < 1 else num_val / len(indices)
-                is_val = dataset.stratified(data.train.labels[indices], share, self.val_seed)
+                keys, labels = data.train.keys[indices.numpy()], data.train.labels[indices]
+                is_val = held_out(keys, labels, self.val_size, self.val_seed)
                 self._split = "stratified"
             else:
                 order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.val_seed))
@@ -146,12 +152,12 @@ class ImageDataModule(L.LightningDataModule):
         if self.batch_size == "auto":
             self.batch_size = initialize.batch_size(len(self.train_indices))
         initialize.settle(self, batch_size=self.batch_size)
-        self._loaded = data
+        self._loaded, self._copies = data, None
 
     @property
     def source(self) -> View:
         """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
-        now = View(self.dataset, self.root, self.image_size, self.color, self.features)
+        now = View(self.dataset, self.root, self.image_size, self.color, self.features, self.known)
         if now != self._source:
             self._source = now
         return self._source
@@ -176,7 +182,22 @@ class ImageDataModule(L.LightningDataModule):
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
         name = self.dataset if self.features == "pixels" else f"{self.dataset}, features of {self.features}"
-        return "\n".join([f"{name}: {counts}", *(f"  {note}" for note in self.data.notes)])
+        return "\n".join([f"{name}: {counts}", *(f"  {note}" for note in (*self.data.notes, *self.copies.notes))])
+
+    @property
+    def copies(self) -> Copies:
+        """Which images are there more than once."""
+        if self._copies is None:
+            train, test = self.data.train, self.data.test
+            parts = [(train, self.train_indices), (train, self.val_indices), (test, self._test_indices())]
+            self._copies = Copies(
+                *((images.keys[at], images.keys_as_seen[at], images.labels[at]) for images, at in parts)
+            )
+        return self._copies
+
+    def _test_indices(self) -> Tensor:
+        indices = self.data.test_indices
+        return torch.arange(len(self.data.test)).int() if indices is None else indices
 
     # Step 2: make it iterable.
 
@@ -225,6 +246,12 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvalLoader:
         return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._rank_and_world_size())
 
+    def test_dataloader_of(self, wanted: npt.NDArray[np.bool_]) -> EvalLoader | None:
+        """Those of the test images, bool (N,); None where these are all or none."""
+        if wanted.all() or not wanted.any():
+            return None
+        return EvalLoader(self._resident(self.data.test), self._test_indices()[torch.from_numpy(wanted)])
+
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
@@ -254,12 +281,12 @@ class ImageDataModule(L.LightningDataModule):
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same when a run is resumed, in plain types."""
         return {
-            "dataset": self.dataset,
             "classes": list(self.data.classes),
             "image_shape": list(self.data.image_shape),
             "images": [len(self.train_indices), len(self.val_indices), self.data.num_test],
             "split": self._split,
             "backbone": self.data.backbone,
+            "contents": self.copies.digest,  # not where they lie
         }
 
     def check_resumable(self, path: Path, state: dict[str, Any]) -> None:
@@ -270,6 +297,11 @@ class ImageDataModule(L.LightningDataModule):
         """
         then = state["ImageDataModule"]  # Lightning names the state of a data module or a callback after its class
         for name, value in self.fingerprint().items():
+            if then[name] != value and name == "contents":
+                raise InputError(
+                    f"{path} cannot be resumed with this data: its images or labels are not those that it was trained "
+                    "on; name those as `dataset`, or start a new run"
+                )
             if then[name] != value:
                 raise InputError(
                     f"{path} cannot be resumed with this data: its {name} is {value} and was {then[name]}; put the "
@@ -278,10 +310,41 @@ class ImageDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Also the length of a call: Lightning counts calls, so a run is resumed only with calls of the same length."""
-        return {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, **self.fingerprint()}
+        about = {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, "dataset": self.dataset}
+        return {**about, **self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._seed = state.get("seed")  # Lightning loads it after `setup`, before it asks for a loader
+
+    def relabel(self, classes: Sequence[str]) -> None:
+        """Numbers the classes as a model does that is to be tested, by their names.
+
+        Raises:
+            InputError: there are images of a class that is not among these.
+        """
+        self._loaded, self._copies = self.data.relabelled(classes), None
+
+    def leave_out(self, seen: Keys, split: str) -> int:
+        """Takes images, by their keys, out of the split, val or test; returns how many these are.
+
+        Raises:
+            InputError: none are left.
+        """
+        is_val = split == "val"
+        images, indices = (self.data.train, self.val_indices) if is_val else (self.data.test, self._test_indices())
+        rows = indices.numpy()
+        is_seen = np.isin(images.keys[rows], seen) | np.isin(images.keys_as_seen[rows], seen)
+        left = indices[torch.from_numpy(~is_seen)]
+        if not len(left):
+            raise InputError(
+                f"all {len(rows):,} images of {self.dataset}, {split} split, were trained on; use other images"
+            )
+        if is_val:
+            self.val_indices = left
+        elif is_seen.any():
+            self._loaded = dataclasses.replace(self.data, test_indices=left)
+        self._copies = None
+        return int(is_seen.sum())
 
     def test_labels(self) -> Tensor:
         """int64 (N,)."""

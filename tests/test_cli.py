@@ -243,7 +243,7 @@ def test_runs_where_nothing_can_be_written(workdir: Path, capsys: Capsys, as_nob
     refused(QUICK, "lightning_logs cannot be written (Permission denied)", capsys)
 
 
-CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.dataset=digits --data.val_size=0 --seed=5
+CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.val_size=0 --seed=5
 --data.steps_per_execution=1 --model.schedule=constant --precision=64-true --config=other.yaml"""
 
 
@@ -252,6 +252,7 @@ def test_resume_refuses_a_contradiction_by_name_and_says_when_finished(run: Path
     for flags in CONTRADICTIONS.split():
         named = flags.partition("=")[0].replace("--config", "--seed")
         refused(["--resume=last", flags], f"{named} ", capsys)
+    refused(["--resume=last", "--data.dataset=digits"], "cannot be resumed with this data", capsys)
     before = contents(run)
     assert "is finished" in said_by(main, ["--resume", run / "checkpoints/last.ckpt"], capsys)
     assert contents(run) == before

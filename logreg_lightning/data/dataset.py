@@ -1,8 +1,10 @@
-"""What a data set is here, before and after its pictures are made into what a model takes; and how one is split."""
+"""What a data set is here, before and after its pictures are made into what a model takes."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from logreg_lightning.data.split import Keys, keys_of_contents, keys_of_rows
 from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,6 +93,21 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @functools.cached_property
+    def keys(self) -> Keys:
+        """uint64 (N,), what tells each picture, or features without one, from others: copies have the same."""
+        if self.pictures is None:
+            return keys_of_rows(self.pixels)
+        if self.pictures.pixels is not None:
+            return keys_of_rows(self.pictures.pixels)
+        return keys_of_contents(self.pictures.contents)
+
+    @functools.cached_property
+    def keys_as_seen(self) -> Keys:
+        """uint64 (N,), the same for images that a model cannot tell from each other."""
+        is_made = self.pictures is not None and self.pictures.pixels is not self.pixels
+        return keys_of_rows(self.pixels) if is_made and self.pixels.ndim == 4 else self.keys
+
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the images or features and labels, int64 (n,), at `indices`, int32 (n,)."""
         return self.pixels.index_select(0, indices), self.labels.index_select(0, indices)
@@ -127,6 +145,24 @@ class Dataset:
     notes: tuple[str, ...] = ()
     backbone: dict[str, Any] | None = None
 
+    def relabelled(self, classes: Sequence[str]) -> Dataset:
+        """The same with the labels of these classes, by their names; some may be missing here.
+
+        Raises:
+            InputError: there are images of another class.
+        """
+        if self.classes == tuple(classes):
+            return self
+        counts = torch.cat([self.train.labels, self.test.labels]).bincount(minlength=len(self.classes))
+        number = {name: label for label, name in enumerate(classes)}
+        for name, count in zip(self.classes, counts.tolist(), strict=True):
+            if count and name not in number:
+                raise InputError(f"{self.name} has the class {name}, which the model has not learnt; leave it out")
+        labels = torch.tensor([number.get(name, 0) for name in self.classes])
+        train = dataclasses.replace(self.train, labels=labels[self.train.labels])
+        test = train if self.test is self.train else dataclasses.replace(self.test, labels=labels[self.test.labels])
+        return dataclasses.replace(self, classes=tuple(classes), train=train, test=test)
+
     @property
     def num_test(self) -> int:
         """Images to test on."""
@@ -143,29 +179,6 @@ class Dataset:
         if self.backbone is not None:
             return 3, self.backbone["image_size"], self.backbone["image_size"]
         return tuple(self.train.pixels.shape[1:])
-
-
-def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:
-    """Which of the labels (N,) to hold out, bool (N,): so many of each class, drawn at random."""
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(seed)
-    for label, quota in enumerate(quotas):
-        of_class = (labels == label).nonzero().flatten()
-        held_out[of_class[torch.randperm(len(of_class), generator=generator)[:quota]]] = True
-    return held_out
-
-
-def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which of the labels (N,) to hold out, bool (N,): that share of each class, drawn at random.
-
-    In all as many as the share makes; at least one of each class that has two.
-    """
-    counts = labels.bincount()
-    quotas = (counts * share).floor().long()
-    missing = round(len(labels) * share) - int(quotas.sum())
-    quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
-    quotas = torch.minimum(quotas.clamp(min=1), (counts - 1).clamp(min=0))
-    return hold_out(labels, quotas.tolist(), seed)
 
 
 def key_of(folder: Path) -> str:

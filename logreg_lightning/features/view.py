@@ -24,6 +24,10 @@ from logreg_lightning.features.extract import extract, extracted
 class View:
     """A data set by its settings, as `ImageDataModule` explains them.
 
+    Args:
+        known: Classes that a model has learnt and is to be tested on: labels are numbered by these, some of which may
+            be missing. None where a model is to be trained.
+
     Raises:
         InputError: the data set or the backbone is not known, or they do not go together.
     """
@@ -33,6 +37,7 @@ class View:
     image_size: int | str
     color: bool
     features: str
+    known: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         backbones.check_name(self.features)
@@ -44,7 +49,7 @@ class View:
     @functools.cached_property
     def source(self) -> Source:
         """Where the pictures come from."""
-        return source_of(self.dataset, self.root)
+        return source_of(self.dataset, self.root, self.known)
 
     @property
     def what(self) -> str:
@@ -74,7 +79,8 @@ class View:
         for key, pictures in self.source.pictures.items():
             pixels = pictures.pixels if extractor.is_identity else None
             parts.append((pixels, []) if pixels is not None else extracted(Cache(self.root, key, extractor), pictures))
-        return dataclasses.replace(self.source.dataset(parts), backbone=extractor.about)
+        data = dataclasses.replace(self.source.dataset(parts), backbone=extractor.about)
+        return data if self.known is None else data.relabelled(self.known)
 
     def _extractor(self) -> Extractor:
         size = None if isinstance(self.image_size, str) else self.image_size

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import platform
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from logreg_lightning.errors import InputError
@@ -23,7 +26,7 @@ LOGS = Path("lightning_logs")
 
 MAY_CHANGE = frozenset(
     {"resume", "log_dir", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy"}
-    | {"threads", "pictures", "data.root"}
+    | {"threads", "pictures", "data.dataset", "data.root"}
 )
 """Settings that a resumed run may be given anew."""
 
@@ -155,6 +158,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{file} does not hold a run's settings; fix it")
     return config
+
+
+def write_trained_on(folder: Path, keys: dict[str, Any]) -> None:
+    """Writes `trained_on.npz`, arrays by their names, unless it is there."""
+    if not (folder / "trained_on.npz").exists():
+        file = io.BytesIO()
+        np.savez(file, **keys)
+        atomic_write(folder / "trained_on.npz", file.getvalue())
+
+
+def read_trained_on(folder: Path) -> dict[str, Any] | None:
+    """What `write_trained_on` wrote; None where it was not called, as by a stock trainer.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = folder / "trained_on.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy it again") from None
 
 
 def threads_of(checkpoint: Path) -> int | None:

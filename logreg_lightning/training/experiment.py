@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -144,6 +145,12 @@ class Experiment:
                 settings["max_epochs"] = self.max_epochs
         if self.checkpoint is not None and self.state is not None:
             data.check_resumable(self.checkpoint, self.state)
+        before = runs.read_trained_on(self.folder) if self.folder is not None else None
+        if before is not None and str(before["digest"]) != data.copies.digest:
+            raise InputError(
+                f"{self.folder} was started with other images or labels than those of `dataset={data.dataset!r}`; name "
+                "those that it was started with, or start a new run"
+            )
         return data
 
     def describe(self, models: int = 1) -> None:
@@ -203,6 +210,7 @@ class Experiment:
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
+            self._write_trained_on(self.folder)
         return self.folder
 
     def make_trainer(self, callbacks: Iterable[L.Callback], saver: Saver) -> L.Trainer:
@@ -242,6 +250,7 @@ class Experiment:
                 # A kill from now on must not lead back to what is the future of this checkpoint.
                 atomic_write(last, self.checkpoint.read_bytes())
             (folder / "results.json").unlink(missing_ok=True)
+            self._write_trained_on(folder)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
         logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
@@ -255,6 +264,11 @@ class Experiment:
             }
             curves.record_hyperparameters(logger, shown)
 
+    def _write_trained_on(self, folder: Path) -> None:
+        copies = self.data.copies
+        keys = {"train": copies.trained_on, "val": copies.validated_on, "digest": np.array(copies.digest)}
+        runs.write_trained_on(folder, keys)
+
     def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
 
@@ -262,7 +276,7 @@ class Experiment:
             trainer: Its `loggers` are the run's, see `start_logging`.
             settings: The run's.
         """
-        from logreg_lightning.use.advice import advice
+        from logreg_lightning.use.advice import advice, rests_on_copies
 
         data, folder = self.data, saver.folder
         trainer.test(model, datamodule=data, verbose=False)
@@ -282,12 +296,14 @@ class Experiment:
             "fit_seconds": saver.fit_seconds,
             **saver.validated,
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+            **without_copies(model, data),
             "majority_class_accuracy": data.test_labels().bincount().max().item() / num_test,
             "seed": settings["seed"],
         }
         runs.write_results(folder, results)
         schedule = settings["model"]["schedule"]
         remark = advice(results, saver.earlier, schedule, len(data.val_indices) or num_test, num_test)
+        remark = rests_on_copies(results, int(data.copies.in_test.sum()), num_test) or remark
         return Run(folder, results, model.cpu().eval(), remark)
 
     def what_was_trained(self, steps: int) -> dict[str, Any]:
@@ -304,6 +320,16 @@ class Experiment:
             "devices": self.machine.num_devices,
             "versions": runs.versions(),
         }
+
+
+@torch.inference_mode()
+def without_copies(model: LogisticRegression, data: ImageDataModule) -> dict[str, float]:
+    """The accuracy on those test images that are not in training too; empty where no image is or all are."""
+    loader = data.test_dataloader_of(~data.copies.in_test)
+    if loader is None:
+        return {}
+    right = [(model(images).argmax(1) == labels.to(model.device)).cpu() for images, labels in loader]
+    return {"test/accuracy_without_copies": torch.cat(right).double().mean().item()}
 
 
 class Agreement(L.Callback):

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.runs import checkpoint_of, threads_of
+from logreg_lightning.runtime.runs import checkpoint_of, read_trained_on, threads_of
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.use.classifier import read_model
 
@@ -48,23 +49,36 @@ def _run(settings: Namespace) -> None:
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
         data = ImageDataModule.of_checkpoint(content, **changes)
+        is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
     elif settings.data.dataset is not None:
-        data = ImageDataModule(**changes)
+        data, is_own = ImageDataModule(**changes), False
     else:
         raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
+    if not is_own:
+        data.known = model.class_names
+        if settings.split == "val":
+            raise InputError("--split val: other data than the run's own has only test images; leave it out")
     data.prepare_data()
     data.setup()
+    data.relabel(model.class_names)
     check_data(checkpoint, model, data)
     if settings.split == "val" and data.validates_on_test:
         raise InputError("--split val: this run has no validation images; use --split test")
+    seen = read_trained_on(checkpoint.resolve().parent.parent) or {"train": [], "val": []}
+    of_run = [*seen["train"], *(seen["val"] if settings.split == "test" else ())]
+    left_out = data.leave_out(np.array(of_run, dtype=np.uint64), settings.split)
     with use_threads(threads_of(checkpoint)):
         results = evaluate(model, data, settings.split)
     if settings.pictures:
         write_figures(model, data, Path(settings.pictures))
     if settings.json:
-        about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split}
+        about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split, "left_out": left_out}
         print(json.dumps({**about, **results}, indent=2))
     else:
+        trained = "trained on" if settings.split == "val" else "trained or validated on"
+        print("\n  ".join([f"{data.dataset}, {settings.split} split", *data.data.notes]))
+        if left_out:
+            print(f"  {left_out:,} images that the model was {trained} are left out")
         print(table(model.class_names, results, settings.split))
 
 
@@ -72,17 +86,16 @@ def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> 
     """Makes sure that a model can be evaluated on this data.
 
     Raises:
-        InputError: it was trained on other classes or another image size.
+        InputError: it was trained on another image size or with another backbone.
     """
     for name, trained_on, here in (
-        ("classes", model.class_names, data.data.classes),
         ("image size", model.image_shape, data.data.image_shape),
         ("backbone", model.backbone, data.data.backbone),
     ):
         if trained_on != here:
             raise InputError(
                 f"{path} was trained on other data: its {name} {trained_on} are not {here}; use data with the same "
-                "classes and image size"
+                "image size"
             )
 
 

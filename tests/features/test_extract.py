@@ -278,10 +278,10 @@ def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(counter: Counter,
     Path("pets/dogs/001.png").write_bytes(Path("pets/dogs/002.png").read_bytes()[:60])
     data = prepared()
     assert data.notes == prepared(features="pixels").notes
-    assert data.notes[0].startswith(f"skipped 4 hidden or unreadable files: {Path('cats', '.DS_Store')}, ")
+    assert "1 hidden" in data.notes[0] and "2 unreadable" in data.notes[0]
     used = sorted(torch.cat([data.train_indices, data.test_indices]).tolist())  # type: ignore[list-item]
-    paths = [path for path in files() if path.name != ".DS_Store"]
-    assert [paths[row].name for row in range(len(paths)) if row not in used] == ["notes.txt", "000.png", "001.png"]
+    paths = [path for path in files() if path.suffix == ".png"]
+    assert [paths[row].name for row in range(len(paths)) if row not in used] == ["000.png", "001.png"]
     capsys.readouterr()
     counter.count()
     assert prepared().notes == data.notes and counter.count() == 0  # that they are no pictures is known
@@ -311,7 +311,7 @@ def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(counter: Coun
         patch.setattr(Path, "read_bytes", denied)
         for looks in (23, 0):
             note = prepared().notes[0]
-            assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')}"
+            assert "1 unreadable" in note and str(Path("cats", "004.png")) in note
             assert counter.count() == looks
     assert "skipped" not in " ".join(counter.check(1).notes)
 

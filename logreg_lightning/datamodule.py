@@ -84,6 +84,7 @@ class ImageDataModule(L.LightningDataModule):
         self.steps_per_execution = steps_per_execution
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
+        self.pixel_range: Any = "auto"  # or that of a trained model, see `View`
         self._source: View | None = None
         self._loaded: Dataset | None = None
         self._split = "random"
@@ -151,7 +152,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def source(self) -> View:
         """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
-        now = View(self.dataset, self.root, self.image_size, self.color, self.features)
+        now = View(self.dataset, self.root, self.image_size, self.color, self.features, self.pixel_range)
         if now != self._source:
             self._source = now
         return self._source
@@ -260,6 +261,7 @@ class ImageDataModule(L.LightningDataModule):
             "images": [len(self.train_indices), len(self.val_indices), self.data.num_test],
             "split": self._split,
             "backbone": self.data.backbone,
+            "pixel_range": self.data.pixel_range and list(self.data.pixel_range),
         }
 
     def check_resumable(self, path: Path, state: dict[str, Any]) -> None:

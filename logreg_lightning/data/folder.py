@@ -6,7 +6,7 @@ import contextlib
 import functools
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from logreg_lightning.data.dataset import Dataset, Images, Pictures, content_of, hold_out, key_of, stat_of
-from logreg_lightning.data.pictures import read_picture, to_pixels
+from logreg_lightning.data.pictures import PixelRange, eight_bits, extremes, pixel_range, read_picture, to_pixels
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, read_json, write_json
 
@@ -113,8 +113,15 @@ class FolderSource:
             raise InputError(_NONE_READABLE.format(folder=self.folder, count=0))
         return FilePictures(self.folder, paths, self.root / "contents" / f"{key_of(self.folder)}.json")
 
+    @functools.cached_property
+    def pixel_range(self) -> PixelRange | None:
+        trained_on = zip(self._files.extremes, self.layout.files, strict=True)
+        known = [found for found, (_, split, _) in trained_on if split == 0 and found is not None]
+        return pixel_range(*zip(*known, strict=True)) if known else None
+
     @property
     def pictures(self) -> dict[str, Pictures]:
+        self._files.pixel_range = self.pixel_range if any(self._files.extremes) else None
         return {key_of(self.folder): self._files}
 
     def examples(self, count: int) -> list[Image]:
@@ -125,7 +132,7 @@ class FolderSource:
                 pictures.append(read_picture(path))
         return pictures
 
-    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+    def dataset(self, parts: Sequence[tuple[Tensor, Mapping[int, str]]]) -> Dataset:
         ((values, unreadable),) = parts
         files, classes = self.layout.files, self.layout.classes
         all_labels = torch.tensor([label for _, _, label in files])
@@ -137,9 +144,10 @@ class FolderSource:
             raise InputError(_NONE_READABLE.format(folder=self.folder, count=len(files)))
         labels, splits = all_labels[readable], torch.tensor([split for _, split, _ in files])[readable]
         notes = []
-        skipped = [*self.layout.hidden, *(files[row][0] for row in unreadable)]
+        skipped = [str(path.relative_to(self.folder)) for path in self.layout.hidden]
+        skipped += [f"{files[row][0].relative_to(self.folder)} ({reason})" for row, reason in unreadable.items()]
         if skipped:
-            names = ", ".join(str(path.relative_to(self.folder)) for path in skipped[:3])
+            names = ", ".join(skipped[:3])
             names += ", ..." if len(skipped) > 3 else ""
             notes.append(f"skipped {len(skipped)} hidden or unreadable file{'s' if len(skipped) > 1 else ''}: {names}")
         if self.layout.splits == ("all",):
@@ -166,6 +174,7 @@ class FolderSource:
             test_indices=readable[is_test].int(),
             val_indices=readable[is_val].int() if is_val.any() else None,
             notes=tuple(notes),
+            pixel_range=self.pixel_range,
         )
 
 
@@ -179,21 +188,36 @@ class FilePictures:
     """
 
     pixels = None
+    pixel_range: PixelRange | None = None  # set by who knows which are to train on
 
     def __init__(self, folder: Path, paths: Sequence[Path], notes: Path) -> None:
         self.folder, self.paths, self.notes = folder, paths, notes
 
-    @functools.cached_property
+    @property
     def contents(self) -> list[str]:
+        return self._noted[0]
+
+    @property
+    def extremes(self) -> list[PixelRange | None]:
+        """Of each picture of more than 8 bits its least and its greatest value; None of any other."""
+        return self._noted[1]
+
+    @functools.cached_property
+    def _noted(self) -> tuple[list[str], list[PixelRange | None]]:
+        """Of each file its content, and its extremes."""
         old_notes = read_json(self.notes) or {}
 
         def note(name: str, path: Path) -> list[Any]:
             try:
                 stat = stat_of(path)
                 noted: list[Any] = old_notes.get(name, [])
-                return noted if noted[:3] == stat else [*stat, content_of(path.read_bytes())]
+                if noted[:3] == stat and len(noted) == 5:
+                    return noted
+                data = path.read_bytes()
+                found = extremes(data)
+                return [*stat, content_of(data), None if found is None else list(found)]
             except OSError:
-                return [0, 0, 0, ""]
+                return [0, 0, 0, "", None]
 
         above = f"{self.folder.as_posix()}/"
         named = [(path.as_posix().removeprefix(above), path) for path in self.paths]
@@ -206,7 +230,8 @@ class FilePictures:
                 self.notes.parent.mkdir(parents=True, exist_ok=True)
                 with locked(self.notes.parent, wait=True):
                     write_json(self.notes, new_notes)
-        return [new_notes[name][3] for name, _ in named]
+        contents, found = zip(*(new_notes[name][3:] for name, _ in named), strict=True)
+        return list(contents), [None if pair is None else (pair[0], pair[1]) for pair in found]
 
     def read(self, index: int) -> Image:
         path = self.paths[index]
@@ -216,7 +241,7 @@ class FilePictures:
             raise InputError(f"{path} can no longer be read ({error.strerror}); begin again") from None
         if content_of(data) != self.contents[index]:
             raise InputError(f"{path} has just changed; begin again once it no longer does")
-        return read_picture(io.BytesIO(data))
+        return eight_bits(read_picture(io.BytesIO(data)), self.pixel_range)
 
     def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         """uint8 (n, 3, size, size), for a person to see; black where a file is gone."""
@@ -224,7 +249,8 @@ class FilePictures:
 
         def draw(row: int) -> None:
             with contextlib.suppress(OSError):
-                thumbnails[row] = to_pixels(read_picture(self.paths[int(indices[row])]), (3, size, size)).numpy()
+                picture = eight_bits(read_picture(self.paths[int(indices[row])]), self.pixel_range)
+                thumbnails[row] = to_pixels(picture, (3, size, size)).numpy()
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(draw, range(len(indices))))

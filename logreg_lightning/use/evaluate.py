@@ -52,6 +52,7 @@ def _run(settings: Namespace) -> None:
         data = ImageDataModule(**changes)
     else:
         raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
+    data.pixel_range = model.pixel_range
     data.prepare_data()
     data.setup()
     check_data(checkpoint, model, data)

@@ -311,7 +311,7 @@ def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(counter: Coun
         patch.setattr(Path, "read_bytes", denied)
         for looks in (23, 0):
             note = prepared().notes[0]
-            assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')}"
+            assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')} (it cannot be read)"
             assert counter.count() == looks
     assert "skipped" not in " ".join(counter.check(1).notes)
 
@@ -590,7 +590,9 @@ def test_a_part_may_end_anywhere_and_any_byte_be_wrong(fifty: bytes, counter: Co
         for damaged in (content[:position], [*content[:position], content[position] ^ 4, *content[position + 1 :]]):
             part.write_bytes(bytes(damaged))
             read_back = parts.part(block)
-            assert read_back is None or all(map(np.array_equal, read_back, right)), position
+            assert read_back is None or all(map(np.array_equal, vars(read_back).values(), vars(right).values())), (
+                position
+            )
 
 
 @pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])

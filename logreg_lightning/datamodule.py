@@ -89,6 +89,7 @@ class ImageDataModule(L.LightningDataModule):
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
         self.known: tuple[str, ...] | None = None  # classes of a model that is to be tested on this data
+        self.pixel_range: Any = "auto"  # or that of a trained model, see `View`
         self._source: View | None = None
         self._copies: Copies | None = None
         self._loaded: Dataset | None = None
@@ -157,7 +158,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def source(self) -> View:
         """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
-        now = View(self.dataset, self.root, self.image_size, self.color, self.features, self.known)
+        now = View(self.dataset, self.root, self.image_size, self.color, self.features, self.pixel_range, self.known)
         if now != self._source:
             self._source = now
         return self._source
@@ -287,6 +288,7 @@ class ImageDataModule(L.LightningDataModule):
             "split": self._split,
             "backbone": self.data.backbone,
             "contents": self.copies.digest,  # not where they lie
+            "pixel_range": self.data.pixel_range and list(self.data.pixel_range),
         }
 
     def check_resumable(self, path: Path, state: dict[str, Any]) -> None:

@@ -61,6 +61,8 @@ class LogisticRegression(ImageClassifier):
             colours, where none is given.
         class_names: A name for each class; their numbers where none are given.
         backbone: What decides an image's features, as `Backbone.about` says it; its pixels do where none is given.
+        pixel_range: Which value of a picture of more than 8 bits becomes 0, and which 255; where none is given, 0 and
+            65535 of integers, 0 and 1 of floats.
 
     Raises:
         InputError: a value is out of its range.
@@ -82,13 +84,16 @@ class LogisticRegression(ImageClassifier):
         image_shape: Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
         backbone: Mapping[str, Any] | None = None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         hyperparameters.check(**locals())
         # `save_hyperparameters` takes these variables as they are when it is called.
         image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
         class_weights = torch.ones(num_classes) if class_weight else None
-        super().__init__(image_shape, class_names, class_weights, calibrate and not self.has_own_forward(), backbone)
+        pixel_range = None if pixel_range is None else list(pixel_range)
+        calibrates = calibrate and not self.has_own_forward()
+        super().__init__(image_shape, class_names, class_weights, calibrates, backbone, pixel_range)
         self.save_hyperparameters()
         self.linear = nn.Linear(in_features, num_classes)
         self.standardizer = Standardizer(in_features) if standardize else None
@@ -153,7 +158,9 @@ class LogisticRegression(ImageClassifier):
             name = type(self).__name__
             raise InputError(f"{name} has a `forward` of its own: its weights cannot be folded into one layer")
         mean = None if self.standardizer is None else self.standardizer.mean
-        return Classifier(*self.on_pixels(), self.class_names, self.image_shape, self.backbone, mean).eval()
+        weight, bias = self.on_pixels()
+        about = {"backbone": self.backbone, "training_mean": mean, "pixel_range": self.pixel_range}
+        return Classifier(weight, bias, self.class_names, self.image_shape, **about).eval()  # type: ignore[arg-type]
 
     # Steps 5 to 7: loss, optimizer, training.
 

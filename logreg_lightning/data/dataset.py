@@ -20,9 +20,15 @@ from logreg_lightning.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from logreg_lightning.data.pictures import PixelRange
+
 
 class Pictures(Protocol):
     """Pictures, each looked at when it is needed."""
+
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """What those of more than 8 bits are scaled by; None where there are none or it is not known."""
 
     @property
     def pixels(self) -> Tensor | None:
@@ -36,7 +42,7 @@ class Pictures(Protocol):
         """A picture, in mode L or RGB.
 
         Raises:
-            OSError: it is not a picture.
+            OSError: it is not a picture; `reason_of` says why.
             InputError: it is no longer the one that its content was noted of.
         """
 
@@ -57,6 +63,13 @@ class Source(Protocol):
     is_stratified: bool
     holds_features: bool
 
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """What pictures of more than 8 bits are scaled by, from those to train on; None where there are none.
+
+        It may be set to that of a trained model, before `pictures` are asked for.
+        """
+
     def prepare(self) -> None:
         """Fetches and unpacks files, unless that is done already."""
 
@@ -64,16 +77,16 @@ class Source(Protocol):
     def pictures(self) -> Mapping[str, Pictures]:
         """Its pictures, in one part or in several, each by a name for what is made of it; `prepare` comes first."""
 
-    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+    def dataset(self, parts: Sequence[tuple[Tensor, Mapping[int, str]]]) -> Dataset:
         """The data set, with what was made of its pictures.
 
         Args:
             parts: For each part of `pictures` the values, uint8 (N, C, H, W) or float (N, features), and which rows
-                hold none because a file is not a picture.
+                hold none because a file is not a picture, each with the reason.
         """
 
     def examples(self, count: int) -> list[Image]:
-        """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read."""
+        """So many of its pictures at most, as `upright` returns them; none where there are none that can be read."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,7 @@ class Dataset:
         val_indices: int32 (n,), which of `train` are for validation, where the data set says so itself.
         notes: Sentences that a person who trains on it should read.
         backbone: What decided the features, as `Backbone.about` says it; None where no backbone did.
+        pixel_range: What pictures of more than 8 bits were scaled by; None where there are none.
     """
 
     name: str
@@ -144,6 +158,7 @@ class Dataset:
     val_indices: Tensor | None = None
     notes: tuple[str, ...] = ()
     backbone: dict[str, Any] | None = None
+    pixel_range: PixelRange | None = None
 
     def relabelled(self, classes: Sequence[str]) -> Dataset:
         """The same with the labels of these classes, by their names; some may be missing here.

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from logreg_lightning.data.dataset import Dataset, Images, Pictures, content_of, key_of, stat_of
 from logreg_lightning.data.layout import Layout, layout
-from logreg_lightning.data.pictures import read_picture, to_pixels
-from logreg_lightning.data.split import held_out
+from logreg_lightning.data.pictures import PixelRange, eight_bits, extremes, pixel_range, read_picture, to_pixels
+from logreg_lightning.data.split import held_out, keys_of_contents
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import locked, read_json, write_json
 
@@ -67,8 +67,22 @@ class FolderSource:
             raise InputError(_NONE_READABLE.format(folder=self.folder, count=0))
         return FilePictures(self.folder, paths, self.root / "contents" / f"{key_of(self.folder)}.json")
 
+    @functools.cached_property
+    def pixel_range(self) -> PixelRange | None:
+        """Of those to train on; None where none of them has more than 8 bits."""
+        extremes_of = self._files.extremes
+        if not any(extremes_of):
+            return None
+        is_train = np.array([split == "train" for _, split, _ in self.layout.files])
+        if not self.layout.has_test:
+            labels = torch.tensor([label for _, _, label in self.layout.files])
+            is_train &= ~held_out(keys_of_contents(self._files.contents), labels, TEST_SHARE, TEST_SEED).numpy()
+        known = [pair for pair, is_one in zip(extremes_of, is_train, strict=True) if is_one and pair is not None]
+        return pixel_range(*zip(*known, strict=True)) if known else None
+
     @property
     def pictures(self) -> dict[str, Pictures]:
+        self._files.pixel_range = self.pixel_range if any(self._files.extremes) else None
         return {key_of(self.folder): self._files}
 
     def examples(self, count: int) -> list[Image]:
@@ -79,7 +93,7 @@ class FolderSource:
                 pictures.append(read_picture(path))
         return pictures
 
-    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+    def dataset(self, parts: Sequence[tuple[Tensor, Mapping[int, str]]]) -> Dataset:
         ((values, unreadable),) = parts
         files, classes = self.layout.files, self.layout.classes
         is_readable = torch.ones(len(files), dtype=torch.bool)
@@ -88,9 +102,9 @@ class FolderSource:
         if not len(readable):
             raise InputError(_NONE_READABLE.format(folder=self.folder, count=len(files)))
         all_labels = torch.tensor([label for _, _, label in files])
-        left_out = {**self.layout.left_out}
+        left_out: dict[str, Sequence[Path | str]] = {**self.layout.left_out}
         if unreadable:
-            left_out["unreadable"] = [files[row][0] for row in unreadable]
+            left_out["unreadable"] = [f"{files[row][0]} ({reason})" for row, reason in unreadable.items()]
         if self.known is None:
             counts = all_labels[readable].bincount(minlength=len(classes))
             left_out |= {"without a picture": [Path(name) for name in classes if not counts[classes.index(name)]]}
@@ -128,9 +142,10 @@ class FolderSource:
             test_indices=readable[is_test].int(),
             val_indices=readable[is_val].int() if is_val.any() else None,
             notes=tuple(notes),
+            pixel_range=self.pixel_range,
         )
 
-    def _about(self, left_out: Mapping[str, Sequence[Path]]) -> list[str]:
+    def _about(self, left_out: Mapping[str, Sequence[Path | str]]) -> list[str]:
         """One line that counts what was left out."""
         parts = []
         for reason, paths in left_out.items():
@@ -150,21 +165,36 @@ class FilePictures:
     """
 
     pixels = None
+    pixel_range: PixelRange | None = None  # set by who knows which are to train on
 
     def __init__(self, folder: Path, paths: Sequence[Path], notes: Path) -> None:
         self.folder, self.paths, self.notes = folder, paths, notes
 
-    @functools.cached_property
+    @property
     def contents(self) -> list[str]:
+        return self._noted[0]
+
+    @property
+    def extremes(self) -> list[PixelRange | None]:
+        """Of each picture of more than 8 bits its least and its greatest value; None of any other."""
+        return self._noted[1]
+
+    @functools.cached_property
+    def _noted(self) -> tuple[list[str], list[PixelRange | None]]:
+        """Of each file its content, and its extremes."""
         old_notes = read_json(self.notes) or {}
 
         def note(name: str, path: Path) -> list[Any]:
             try:
                 stat = stat_of(path)
                 noted: list[Any] = old_notes.get(name, [])
-                return noted if noted[:3] == stat else [*stat, content_of(path.read_bytes())]
+                if noted[:3] == stat and len(noted) == 5:
+                    return noted
+                data = path.read_bytes()
+                found = extremes(data)
+                return [*stat, content_of(data), None if found is None else list(found)]
             except OSError:
-                return [0, 0, 0, ""]
+                return [0, 0, 0, "", None]
 
         above = f"{self.folder.as_posix()}/"
         named = [(path.as_posix().removeprefix(above), path) for path in self.paths]
@@ -177,7 +207,8 @@ class FilePictures:
                 self.notes.parent.mkdir(parents=True, exist_ok=True)
                 with locked(self.notes.parent, wait=True):
                     write_json(self.notes, new_notes)
-        return [new_notes[name][3] for name, _ in named]
+        contents, found = zip(*(new_notes[name][3:] for name, _ in named), strict=True)
+        return list(contents), [None if pair is None else (pair[0], pair[1]) for pair in found]
 
     def read(self, index: int) -> Image:
         path = self.paths[index]
@@ -187,7 +218,7 @@ class FilePictures:
             raise InputError(f"{path} can no longer be read ({error.strerror}); begin again") from None
         if content_of(data) != self.contents[index]:
             raise InputError(f"{path} has just changed; begin again once it no longer does")
-        return read_picture(io.BytesIO(data))
+        return eight_bits(read_picture(io.BytesIO(data)), self.pixel_range)
 
     def thumbnails(self, indices: Tensor, size: int) -> Tensor:
         """uint8 (n, 3, size, size), for a person to see; black where a file is gone."""
@@ -195,7 +226,8 @@ class FilePictures:
 
         def draw(row: int) -> None:
             with contextlib.suppress(OSError):
-                thumbnails[row] = to_pixels(read_picture(self.paths[int(indices[row])]), (3, size, size)).numpy()
+                picture = eight_bits(read_picture(self.paths[int(indices[row])]), self.pixel_range)
+                thumbnails[row] = to_pixels(picture, (3, size, size)).numpy()
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(draw, range(len(indices))))

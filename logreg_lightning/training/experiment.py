@@ -37,7 +37,7 @@ from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
 
-FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
+FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone", "pixel_range")
 """Parameters of a model that are no settings."""
 
 
@@ -195,6 +195,7 @@ class Experiment:
                 image_shape=dataset.image_shape,
                 class_names=dataset.classes,
                 backbone=dataset.backbone,
+                pixel_range=dataset.pixel_range,
             )
 
     # The folder and the trainer.

@@ -21,7 +21,7 @@ class ImageClassifier(Predictor, L.LightningModule):
     """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W) or features (N, features).
 
     Args:
-        image_shape, class_names, backbone: As `Predictor` has them.
+        image_shape, class_names, backbone, pixel_range: As `Predictor` has them.
         class_weights: float (num_classes,), what the losses of a class's images are multiplied by.
         calibrate: Whether `temperature`, a buffer, is chosen at each validation; see `Calibration`.
     """
@@ -36,10 +36,12 @@ class ImageClassifier(Predictor, L.LightningModule):
         class_weights: Tensor | None,
         calibrate: bool,
         backbone: Mapping[str, Any] | None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.image_shape, self.class_names = tuple(image_shape), tuple(class_names)
         self.backbone = None if backbone is None else dict(backbone)
+        self.pixel_range = None if pixel_range is None else (pixel_range[0], pixel_range[1])
         self.calibrates = calibrate
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("temperature", torch.ones(()) if calibrate else None)

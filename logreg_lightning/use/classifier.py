@@ -36,11 +36,14 @@ class Predictor(nn.Module):
         image_shape: Channels, height and width of an image; (features,) where there are no images.
         class_names: A name for each class.
         backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
+        pixel_range: Which value of a picture of more than 8 bits becomes 0, and which 255, as in training; None where
+            it was trained on none.
     """
 
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     backbone: dict[str, Any] | None
+    pixel_range: pictures.PixelRange | None
 
     @property
     def sees_pixels(self) -> bool:
@@ -48,11 +51,12 @@ class Predictor(nn.Module):
         return self.backbone is None and len(self.image_shape) == 3
 
     def prepare(self, picture: Image) -> Tensor:
-        """uint8 of `image_shape`: a picture in mode L or RGB, scaled and cropped as the model wants it.
+        """uint8 of `image_shape`: a picture as `upright` returns it, scaled and cropped as the model wants it.
 
         Raises:
             InputError: the model takes no pictures, or its backbone cannot be had.
         """
+        picture = pictures.eight_bits(picture, self.pixel_range)
         if self.backbone is not None:
             return backbones.matching(self.backbone).prepare(picture)
         if len(self.image_shape) == 1:
@@ -90,7 +94,7 @@ class Classifier(Predictor):
     Args:
         weight: float (num_classes, in_features), as it acts on values in [0, 1] or on features.
         bias: float (num_classes,).
-        class_names, image_shape, backbone: As `Predictor` has them.
+        class_names, image_shape, backbone, pixel_range: As `Predictor` has them.
         training_mean: float (in_features,), of the training images, where the model has kept it.
     """
 
@@ -104,12 +108,14 @@ class Classifier(Predictor):
         image_shape: Sequence[int],
         backbone: Mapping[str, Any] | None = None,
         training_mean: Tensor | None = None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.class_names, self.image_shape = tuple(class_names), tuple(image_shape)
         self.backbone = None if backbone is None else dict(backbone)
+        self.pixel_range = None if pixel_range is None else (pixel_range[0], pixel_range[1])
         self.register_buffer("training_mean", None if training_mean is None else training_mean.detach().clone())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -179,6 +185,7 @@ def load(run: str | Path) -> Classifier:
         hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
         backbone,
         mean,
+        settings.get("pixel_range"),
     ).eval()
 
 
@@ -195,7 +202,7 @@ def read_model(path: Path) -> dict[str, Any]:
 
 
 def open_picture(path: str | Path) -> Image:
-    """A picture's file, upright, in mode L or RGB.
+    """A picture's file, as `upright` makes it.
 
     Raises:
         InputError: it cannot be read or is no picture.
@@ -203,7 +210,7 @@ def open_picture(path: str | Path) -> Image:
     try:
         return pictures.read_picture(Path(path))
     except OSError as error:
-        raise InputError(f"{path} cannot be read as a picture ({error.strerror or error})") from None
+        raise InputError(f"{path} cannot be read as a picture ({pictures.reason_of(error)})") from None
 
 
 def _opened(images: Any) -> Any:

@@ -58,6 +58,7 @@ def _run(settings: Namespace) -> None:
         data.known = model.class_names
         if settings.split == "val":
             raise InputError("--split val: other data than the run's own has only test images; leave it out")
+    data.pixel_range = model.pixel_range
     data.prepare_data()
     data.setup()
     data.relabel(model.class_names)

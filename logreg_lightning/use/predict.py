@@ -104,7 +104,9 @@ def predict(
             picture = open_picture(path)
         except InputError as error:
             return str(error)
-        return pictures.digit_to_pixels(picture) if digit else model.prepare(picture)
+        if digit:
+            return pictures.digit_to_pixels(pictures.eight_bits(picture, model.pixel_range))
+        return model.prepare(picture)
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

@@ -15,8 +15,10 @@ from torch import Tensor
 from logreg_lightning.data import dataset
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
+from logreg_lightning.data.named import NAMES, spelt
 from logreg_lightning.data.sources import source_of
 from logreg_lightning.errors import InputError
+from logreg_lightning.features.backbones import EMBEDDED, Pixels
 from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
 from logreg_lightning.runtime.plan import Plan
@@ -34,6 +36,8 @@ class ImageDataModule(L.LightningDataModule):
             pictures for each class (or train, and val or test, with those inside), with the four files of MNIST's
             format, raw or .gz, of any number of classes and any image size, or with features that you have computed:
             train_features.npy, train_labels.npy, test_features.npy, test_labels.npy, and classes.txt if you like.
+            A name counts in any case, with or without its hyphen (MNIST, FashionMNIST), even where a folder is called
+            so: ./MNIST is the folder.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
@@ -76,6 +80,8 @@ class ImageDataModule(L.LightningDataModule):
                 raise InputError(f"`{name}` must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
+        dataset = spelt(dataset, ("auto", *NAMES))
+        features = spelt(features, (Pixels.name, EMBEDDED))
         # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
         self.save_hyperparameters()
         self.dataset, self.root = dataset, Path(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,7 +38,7 @@ class ImageDataModule(L.LightningDataModule):
             format, raw or .gz, of any number of classes and any image size, or with features that you have computed:
             train_features.npy, train_labels.npy, test_features.npy, test_labels.npy, and classes.txt if you like.
             A name counts in any case, with or without its hyphen (MNIST, FashionMNIST), even where a folder is called
-            so: ./MNIST is the folder.
+            so: ./MNIST, or a Path, is the folder.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
@@ -53,6 +54,7 @@ class ImageDataModule(L.LightningDataModule):
         features: What is learnt from: pixels, or the features of pictures by a frozen backbone, computed once:
             efficientnet-lite0 (its weights come with the extra `features`, no network), torchvision/NAME or timm/NAME
             (their weights are downloaded).
+        transform: Refused, as torchvision's data sets have it: a model would not prepare new pictures so.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,8 +62,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: str = "auto",
-        root: str = "data",
+        dataset: str | Path = "auto",
+        root: str | Path = "data",
         batch_size: int | Literal["auto"] = "auto",
         val_size: float = 0.1,
         val_seed: int = 0,
@@ -69,8 +71,15 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int | Literal["auto"] = "auto",
         color: bool = False,
         features: str = "pixels",
+        transform: None = None,
     ) -> None:
         super().__init__()
+        if transform is not None:
+            raise InputError(
+                "`transform` is not taken, a model has to prepare new pictures as it did those that it learnt from; "
+                "use `color`, `image_size` or `features`, or train `LogisticRegression` with a Lightning trainer on a "
+                "LightningDataModule of your own"
+            )
         for name, value in (
             ("batch_size", batch_size),
             ("steps_per_execution", steps_per_execution),
@@ -80,10 +89,13 @@ class ImageDataModule(L.LightningDataModule):
                 raise InputError(f"`{name}` must be at least 1, not {value}")
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
-        dataset = spelt(dataset, ("auto", *NAMES))
-        features = spelt(features, (Pixels.name, EMBEDDED))
         # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
-        self.save_hyperparameters()
+        name = spelt(str(dataset), ("auto", *NAMES))
+        if isinstance(dataset, Path) and name in ("auto", *NAMES):  # a folder that is called so
+            name = f".{os.sep}{dataset}"
+        dataset, root = name, str(root)
+        features = spelt(features, (Pixels.name, EMBEDDED))
+        self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
         self.batch_size: Any = batch_size  # auto becomes a number in `setup`

@@ -243,6 +243,10 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvalLoader:
         return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._rank_and_world_size())
 
+    def predict_dataloader(self) -> EvalLoader:
+        """The test images, in the data set's order; each process has its share."""
+        return self.test_dataloader()
+
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 

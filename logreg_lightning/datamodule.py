@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
+from logreg_lightning.data.named import NAMES, spelt
 from logreg_lightning.data.sources import source_of
 from logreg_lightning.data.split import Copies, Keys, held_out
 from logreg_lightning.errors import InputError
+from logreg_lightning.features.backbones import EMBEDDED, Pixels
 from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
 from logreg_lightning.runtime.plan import Plan
@@ -38,6 +41,8 @@ class ImageDataModule(L.LightningDataModule):
             pictures for each class (or train, and val or test, with those inside), with the four files of MNIST's
             format, raw or .gz, of any number of classes and any image size, or with features that you have computed:
             train_features.npy, train_labels.npy, test_features.npy, test_labels.npy, and classes.txt if you like.
+            A name counts in any case, with or without its hyphen (MNIST, FashionMNIST), even where a folder is called
+            so: ./MNIST, or a Path, is the folder.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
@@ -53,6 +58,7 @@ class ImageDataModule(L.LightningDataModule):
         features: What is learnt from: pixels, or the features of pictures by a frozen backbone, computed once:
             efficientnet-lite0 (its weights come with the extra `features`, no network), torchvision/NAME or timm/NAME
             (their weights are downloaded).
+        transform: Refused, as torchvision's data sets have it: a model would not prepare new pictures so.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,8 +66,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: str = "auto",
-        root: str = "data",
+        dataset: str | Path = "auto",
+        root: str | Path = "data",
         batch_size: int | Literal["auto"] = "auto",
         val_size: float = 0.1,
         val_seed: int = 0,
@@ -69,8 +75,15 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int | Literal["auto"] = "auto",
         color: bool = False,
         features: str = "pixels",
+        transform: None = None,
     ) -> None:
         super().__init__()
+        if transform is not None:
+            raise InputError(
+                "`transform` is not taken, a model has to prepare new pictures as it did those that it learnt from; "
+                "use `color`, `image_size` or `features`, or train `LogisticRegression` with a Lightning trainer on a "
+                "LightningDataModule of your own"
+            )
         for name, value in (
             ("batch_size", batch_size),
             ("steps_per_execution", steps_per_execution),
@@ -81,7 +94,12 @@ class ImageDataModule(L.LightningDataModule):
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
         # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
-        self.save_hyperparameters()
+        name = spelt(str(dataset), ("auto", *NAMES))
+        if isinstance(dataset, Path) and name in ("auto", *NAMES):  # a folder that is called so
+            name = f".{os.sep}{dataset}"
+        dataset, root = name, str(root)
+        features = spelt(features, (Pixels.name, EMBEDDED))
+        self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
         self.batch_size: Any = batch_size  # auto becomes a number in `setup`
@@ -246,6 +264,10 @@ class ImageDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> EvalLoader:
         return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._rank_and_world_size())
+
+    def predict_dataloader(self) -> EvalLoader:
+        """The test images, in the data set's order; each process has its share."""
+        return self.test_dataloader()
 
     def test_dataloader_of(self, wanted: npt.NDArray[np.bool_]) -> EvalLoader | None:
         """Those of the test images, bool (N,); None where these are all or none."""

@@ -204,7 +204,7 @@ def build_parser() -> ArgumentParser:
     parser = cli.new_parser("fit", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
     parser.add_function_arguments(fit, skip={*IN_PYTHON_ONLY, *inspect.signature(LogisticRegression).parameters})
-    parser.add_class_arguments(ImageDataModule, "data")
+    parser.add_class_arguments(ImageDataModule, "data", skip={"transform"})
     parser.add_class_arguments(LogisticRegression, "model", skip=set(FROM_THE_DATA))
     return parser
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -172,8 +173,14 @@ class LogisticRegression(ImageClassifier):
         return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
     def configure_callbacks(self) -> list[L.Callback]:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, LearningRateFinder | BatchSizeFinder) for one in callbacks):  # they changed nothing yet
+            raise InputError(
+                "Lightning's Tuner, its `lr_find` and `scale_batch_size`, trains without the callbacks that this model "
+                "needs; `lr='auto'` and `batch_size='auto'` choose by the data, `sweep` compares: make another trainer"
+            )
         # Lightning replaces a callback of the same type with one returned here, and moves it to the end.
-        given = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        given = {type(callback) for callback in callbacks}
         return [kind() for kind in (TrainingCurve, Initialization, Calibration) if kind not in given]
 
     def on_train_start(self) -> None:

@@ -595,7 +595,7 @@ def build_parser() -> ArgumentParser:
     parser.add_function_arguments(
         sweep, skip={*IN_PYTHON_ONLY, *SWEPT, *inspect.signature(LogisticRegression).parameters}
     )
-    parser.add_class_arguments(ImageDataModule, "data")
+    parser.add_class_arguments(ImageDataModule, "data", skip={"transform"})
     parser.add_class_arguments(LogisticRegression, "model", skip={*FROM_THE_DATA, *models})
     for name, default in models.items():
         parser.add_argument(f"--model.{name}", type=Any, default=default, help=_HELP[name])

@@ -96,7 +96,7 @@ class Experiment:
     ) -> None:
         self.kind = kind
         self.folder, self.checkpoint = resumed
-        self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else data.copy()
+        self.data = ImageDataModule(data) if isinstance(data, str | Path) else data.copy()
         self.started: dict[str, Any] = {}
         self._given, self._settings_of_model, self._may_change = given, settings_of_model, may_change
         self._verbose = verbose

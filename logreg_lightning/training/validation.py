@@ -61,6 +61,10 @@ class ImageClassifier(Predictor, L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(metrics.compute(self.test_metrics))
 
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Probabilities, float (n, num_classes), of the images of a batch, with their labels or alone."""
+        return cast(Tensor, self(batch if isinstance(batch, Tensor) else batch[0])).softmax(1)
+
     def _evaluate(self, collection: Any, images: Tensor, labels: Tensor) -> None:
         if len(labels):  # none where there are fewer batches than processes
             # Each metric gets only those keyword arguments that its own `update` names.

@@ -20,6 +20,7 @@ from logreg_lightning import ImageDataModule, InputError, LogisticRegression, lo
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.saver import AtomicCheckpointIO
 from logreg_lightning.use import evaluate, export, predict
+from logreg_lightning.use.classifier import Predictor
 
 
 def images(count: int) -> Tensor:
@@ -49,8 +50,9 @@ def test_computes_what_its_model_does_to_the_bit(workdir: Path, flag: str, tempe
         assert not classifier.training and not any(value.requires_grad for value in classifier.parameters())
 
 
-def test_takes_arrays_tensors_pictures_and_paths(run: Path) -> None:
-    model, tensor = load(run), images(3)
+@pytest.mark.parametrize("loaded", [load, LogisticRegression.load])
+def test_takes_arrays_tensors_pictures_and_paths(run: Path, loaded: Callable[[Path], Predictor]) -> None:
+    model, tensor = loaded(run), images(3)
     expected = model.predict_proba(tensor)
     drawn = [PIL.Image.fromarray(image[0].numpy()) for image in tensor]
     drawn[0].save("digit.png")
@@ -58,6 +60,8 @@ def test_takes_arrays_tensors_pictures_and_paths(run: Path) -> None:
     for given in (*same, ["digit.png", drawn[1], tensor[2]], [Path("digit.png"), tensor[1:]]):
         assert torch.equal(model.predict_proba(given), expected)
     assert torch.equal(model.predict_proba("digit.png"), model.predict_proba(tensor[:1]))
+    shown = [str(int(expected[0].argmax()))]
+    assert model.predict("digit.png") == model.predict(Path("digit.png")) == model.predict(drawn[0]) == shown
     assert model.predict(tensor) == [str(index) for index in expected.argmax(1).tolist()]
     for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
         with pytest.raises(InputError, match="not what this model takes"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import config_of, fit, ready, results_of, write_pictures
+from conftest import config_of, fit, not_on_windows, ready, results_of, write_idx, write_pictures
 
-from logreg_lightning import ImageDataModule, InputError
+from logreg_lightning import ImageDataModule, InputError, sweep
 from logreg_lightning import fit as fit_in_python
 from logreg_lightning.features.backbones import EMBEDDED
 from logreg_lightning.fit import build_parser
@@ -73,3 +75,44 @@ def test_a_transform_is_refused_and_no_flag() -> None:
     assert "transform" not in data.hparams
     for parser in (build_parser(), sweep_parser()):
         assert "transform" not in parser.format_help()
+
+
+@pytest.fixture(params=[0o022, 0o027])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def wrong_modes(folder: Path, umask: int) -> dict[str, str]:
+    """What in the folder, itself included, others may read less, or more, than the umask says."""
+    found = {path: path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]}
+    assert len(found) > 3
+    return {
+        str(path): oct(mode) for path, mode in found.items() if mode != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+
+
+@not_on_windows("a file's mode denies nobody to read it")
+def test_what_is_kept_is_readable_by_whoever_may_read_its_folder(workdir: Path, umask: int) -> None:
+    write_pictures(Path("pets"), 11)
+    write_idx(Path("packed"), packed=True)
+    for folder in (Path("pets"), Path("packed")):
+        fit_in_python(ImageDataModule(folder, "made", image_size=8), max_epochs=1)
+    sweep(ImageDataModule("packed", "made"), lr=[0.1, 0.2], max_epochs=1)
+    assert {path.name for path in Path("made").iterdir()} >= {"contents", "features", "unpacked"}
+    assert wrong_modes(Path("made"), umask) == {} == wrong_modes(Path("lightning_logs"), umask)
+
+
+@not_on_windows("a file's mode denies nobody to read it")
+@pytest.mark.parametrize("folder", ["pets", "packed"])
+def test_a_root_that_holds_all_may_be_read_only(workdir: Path, request: pytest.FixtureRequest, folder: str) -> None:
+    write_pictures(Path("pets"), 11)
+    write_idx(Path("packed"), packed=True)
+    expected = ready(ImageDataModule(folder, "made", image_size=8)).data.train.pixels
+    for path in [Path("made"), *Path("made").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    request.getfixturevalue("as_nobody")
+    with pytest.raises(PermissionError):
+        Path("made", "more").mkdir()
+    assert torch.equal(ready(ImageDataModule(folder, "made", image_size=8)).data.train.pixels, expected)

@@ -248,6 +248,28 @@ def test_a_picture_is_prepared_as_predict_prepares_it(opened: Open, shape: tuple
         assert torch.equal(found, expected), (values.shape, (found.int() - expected.int()).abs().max())
 
 
+@pytest.mark.parametrize("pixel_range", [None, (17.25, 40321.5), (0.0, 355.0)])
+def test_a_png_of_16_bits_is_scaled_as_python_scales_it(opened: Open, pixel_range: tuple[float, float] | None) -> None:
+    model = made_up(1, 9, 9, pixel_range=pixel_range)
+    rng = np.random.default_rng(2)
+    open_page = opened(model)
+    decode = """async (text) => {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        const image = await logreg.deepPng(bytes);
+        return image && Array.from(logreg.prepare(image));
+    }"""
+    for top, size in ((65536, (31, 20)), (400, (9, 9)), (65536, (1, 1)), (65536, (90, 7))):
+        file = io.BytesIO()
+        PIL.Image.fromarray(rng.integers(0, top, size[::-1]).astype(np.uint16)).save(file, "PNG")
+        found = open_page.evaluate(decode, base64.b64encode(file.getvalue()).decode())
+        expected = model.prepare(read_picture(io.BytesIO(file.getvalue())))
+        assert found == expected.flatten().tolist(), size
+    other = io.BytesIO()
+    PIL.Image.new("L", (9, 9), 7).save(other, "PNG")
+    for content in (other.getvalue(), b"", b"hello"):
+        assert open_page.evaluate(decode, base64.b64encode(content).decode()) is None
+
+
 MODELS = [
     DIGITS,
     made_up(1, 28, 28, standardize=False, calibrate=False),

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import PIL.Image
     from PIL.Image import Image
 
-MNIST_SHAPE = (1, 28, 28)
-
 
 PixelRange = tuple[float, float]
 """Which value of a picture of more than 8 bits becomes 0, and which 255."""
@@ -51,14 +49,17 @@ _PLUGINS = {
 """Of formats that Pillow may need a package for: their brands (ISO/IEC 14496-12, 4.3), its module and its name."""
 
 
-def read_picture(path: Path | IO[bytes]) -> Image:
+def read_picture(path: Path | IO[bytes], prepare: Callable[[Image], Image] | None = None) -> Image:
     """A picture of any format that PIL reads, as `upright` makes it.
+
+    Args:
+        prepare: What is done to it before, with its transparent parts.
 
     Raises:
         OSError: it cannot be read or is no picture; `reason_of` says why.
     """
     with _opened(path) as picture:
-        return upright(picture)
+        return upright(picture if prepare is None else prepare(picture))
 
 
 def extremes(data: bytes) -> PixelRange | None:
@@ -341,33 +342,3 @@ def to_pixels(picture: Image, shape: Sequence[int]) -> Tensor:
         picture = PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy())
     return values.unsqueeze(0) if channels == 1 else values.permute(2, 0, 1)
-
-
-def digit_to_pixels(picture: Image) -> Tensor:
-    """uint8 (1, 28, 28) of a photo or scan of one digit, made as MNIST was.
-
-    Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
-    mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
-    pixel (14, 14) from 0. Ink is what differs from the paper, the border's median, by a tenth of the most.
-    """
-    import PIL.Image
-
-    values = np.asarray(picture.convert("L"), dtype=np.float64)
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    paper = np.median(border)
-    ink = values - paper if (values - paper).max() >= (paper - values).max() else paper - values
-    ink = (ink / max(ink.max(), 1.0)).clip(0, 1)
-    ink[ink < 0.1] = 0  # the paper's grain
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    if not len(rows):
-        return torch.zeros(MNIST_SHAPE, dtype=torch.uint8)
-    box = PIL.Image.fromarray((255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.uint8))
-    scale = 20 / max(box.size)
-    size = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
-    small = np.asarray(box.resize(size, PIL.Image.Resampling.LANCZOS))
-    total = max(float(small.sum()), 1.0)
-    middle = [float((small.sum(1 - axis) * np.arange(small.shape[axis])).sum()) / total for axis in (0, 1)]
-    top, left = (min(max(round(14 - middle[axis]), 0), 28 - small.shape[axis]) for axis in (0, 1))
-    placed = np.zeros((28, 28), dtype=np.uint8)
-    placed[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return torch.from_numpy(placed).unsqueeze(0)

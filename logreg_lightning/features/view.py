@@ -112,9 +112,8 @@ def _cut_and_squeezed(lengths: Sequence[float]) -> list[str]:
     """Sentences about pictures that are far from as wide as high, by how many times as long as an image each is."""
     squeezed = sum(length > LONG for length in lengths)
     cut = sum(CUT < length <= LONG for length in lengths)
-    notes = []
-    if cut:
-        notes.append(f"of {cut:,} of {len(lengths):,} pictures a quarter to a half is cut off at their ends: too long")
+    of = f"of {len(lengths):,} pictures"
+    notes = [f"{cut:,} {of} lose a quarter to a half at their ends: the middle of each is seen"] if cut else []
     if squeezed:
-        notes.append(f"{squeezed:,} of {len(lengths):,} pictures are more than twice as long as wide: squeezed whole")
+        notes.append(f"{squeezed:,} {of} are more than twice as long as wide: each is squeezed whole into the image")
     return notes

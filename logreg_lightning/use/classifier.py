@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from logreg_lightning.data import pictures
+from logreg_lightning.data import digit, pictures
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
 from logreg_lightning.runtime.checkpoints import read
@@ -66,26 +66,50 @@ class Predictor(nn.Module):
             )
         return pictures.to_pixels(picture, self.image_shape)
 
+    def prepare_digit(self, picture: Image | str | Path) -> Tensor:
+        """uint8 (1, 28, 28): a photo or scan of one digit, or the path of its file, made as MNIST was.
+
+        Raises:
+            InputError: no digit is seen, the file is no picture, or the model takes other images.
+        """
+        if self.image_shape != digit.MNIST_SHAPE or not self.sees_pixels:
+            raise InputError(
+                f"`digit` makes 1 x 28 x 28 images, but this model was trained on {self.image_shape}; leave it out"
+            )
+        if isinstance(picture, str | Path):
+            opened = open_picture(picture, digit.on_paper)
+        else:
+            opened = pictures.upright(digit.on_paper(picture))
+        return digit.digit_to_pixels(pictures.eight_bits(opened, self.pixel_range))
+
     @torch.inference_mode()
-    def predict_proba(self, images: Any) -> Tensor:
+    def predict_proba(self, images: Any, digit: bool = False) -> Tensor:
         """Probabilities, float (N, num_classes), of a picture, a list of them, uint8 values, or features.
 
         A picture is a PIL image or the path of a file. An array or tensor of uint8 has the shape (H, W) or (N, H, W),
         with the channels behind or, as in PyTorch, before height and width where there are three; where the model takes
         features, floats have the shape (features,) or (N, features).
 
+        Args:
+            digit: Each picture is a photo or scan of one digit, to be prepared as MNIST was.
+
         Raises:
-            InputError: another type or shape, a file that is no picture, or the model's backbone cannot be had.
+            InputError: another type or shape, a file that is no picture, the model's backbone cannot be had, or no
+                digit is seen.
         """
+        if digit:
+            images = torch.stack(
+                [self.prepare_digit(one) for one in (images if isinstance(images, list | tuple) else [images])]
+            )
         num_features = self.image_shape[0] if len(self.image_shape) == 1 else None
         if self.backbone is not None:
             num_features = self.backbone["num_features"]
         batch = pictures.to_batch(_opened(images), self.image_shape, num_features, self.prepare)
         return cast(Tensor, self(batch.to(next(self.parameters()).device)).softmax(1))
 
-    def predict(self, images: Any) -> list[str]:
+    def predict(self, images: Any, digit: bool = False) -> list[str]:
         """The name of the most probable class of each image; takes what `predict_proba` takes."""
-        return [self.class_names[index] for index in self.predict_proba(images).argmax(1).tolist()]
+        return [self.class_names[index] for index in self.predict_proba(images, digit).argmax(1).tolist()]
 
 
 class Classifier(Predictor):
@@ -201,14 +225,14 @@ def read_model(path: Path) -> dict[str, Any]:
     return content
 
 
-def open_picture(path: str | Path) -> Image:
-    """A picture's file, as `upright` makes it.
+def open_picture(path: str | Path, prepare: Callable[[Image], Image] | None = None) -> Image:
+    """A picture's file, as `upright` makes it; what `prepare` does comes before.
 
     Raises:
         InputError: it cannot be read or is no picture.
     """
     try:
-        return pictures.read_picture(Path(path))
+        return pictures.read_picture(Path(path), prepare)
     except OSError as error:
         raise InputError(f"{path} cannot be read as a picture ({pictures.reason_of(error)})") from None
 

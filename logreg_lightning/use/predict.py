@@ -16,12 +16,16 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from logreg_lightning import cli
-from logreg_lightning.data import pictures
+from logreg_lightning.data.digit import MNIST_SHAPE
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.use.classifier import Predictor, load, open_picture
+from logreg_lightning.use.page import takes_drawings
 
 BATCH = 500
 DRAWN = 10
+
+LIGHT = 128
+"""Of the pixels at the edges of an image, the mean from which on its paper is light."""
 
 
 def build_parser() -> ArgumentParser:
@@ -50,24 +54,38 @@ def _run(settings: Namespace) -> None:
     model = load(settings.run)
     if not 1 <= settings.top <= len(model.class_names):
         raise InputError(f"--top must be from 1 to the {len(model.class_names)} classes, not {settings.top}")
-    if settings.digit and model.image_shape != pictures.MNIST_SHAPE:
+    if settings.digit and model.image_shape != MNIST_SHAPE:
         raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     rows = []
     drawn: list[tuple[Tensor, str]] = []
     unreadable: list[str] = []
+    light = 0
     for path, pixels, probabilities in predict(model, paths, settings.digit, unreadable):
         top = probabilities.topk(settings.top)
         names = [model.class_names[label] for label in top.indices.tolist()]
         rows.append((str(path), list(zip(names, top.values.tolist(), strict=True))))
+        light += int(pixels.ndim == 3 and _border_of(pixels) > LIGHT)
         drawn += [(pixels, f"{names[0]}, {top.values[0]:.0%}")] if len(drawn) < DRAWN else []
     if settings.picture and drawn:
         _draw(drawn, settings.picture)
     _print(rows, settings.format)
+    if light and not settings.digit and takes_drawings(model):
+        print(
+            f"{light} of {len(paths)} pictures are light at their edges, where the digits that were learnt are dark: "
+            "for photos of digits use --digit",
+            file=sys.stderr,
+        )
     for sentence in unreadable:
         print(sentence, file=sys.stderr)
     if unreadable:
         raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
+
+
+def _border_of(pixels: Tensor) -> float:
+    """The mean of the pixels at the edges of an image, uint8 (C, H, W)."""
+    edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
+    return float(edge.float().mean())
 
 
 def find_pictures(names: list[str]) -> list[Path]:
@@ -101,12 +119,9 @@ def predict(
 
     def prepared(path: Path) -> Tensor | str:
         try:
-            picture = open_picture(path)
+            return model.prepare_digit(path) if digit else model.prepare(open_picture(path))
         except InputError as error:
-            return str(error)
-        if digit:
-            return pictures.digit_to_pixels(pictures.eight_bits(picture, model.pixel_range))
-        return model.prepare(picture)
+            return str(error) if str(path) in str(error) else f"{path}: {error}"
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

@@ -10,7 +10,7 @@ from string import Template
 
 import torch
 
-from logreg_lightning.data.pictures import MNIST_SHAPE
+from logreg_lightning.data.digit import MNIST_SHAPE
 from logreg_lightning.errors import InputError
 from logreg_lightning.use.classifier import Classifier
 

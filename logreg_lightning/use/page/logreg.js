@@ -90,7 +90,7 @@ function rounded(x) {
   return Math.round(x);
 }
 
-// As preprocess.digit_to_pixels.
+// As data/digit.py, drawing_to_pixels.
 function digit(image) {
   const [{ values, width, height }] = planesOf(image, 1);
   const border = [];

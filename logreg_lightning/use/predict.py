@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from logreg_lightning import cli
-from logreg_lightning.data.digit import MNIST_SHAPE
+from logreg_lightning.data.digit import MNIST_SHAPE, on_paper
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.use.classifier import Predictor, load, open_picture
 from logreg_lightning.use.page import takes_drawings
@@ -119,9 +119,15 @@ def predict(
 
     def prepared(path: Path) -> Tensor | str:
         try:
-            return model.prepare_digit(path) if digit else model.prepare(open_picture(path))
+            picture = open_picture(path, on_paper if digit else None)
         except InputError as error:
-            return str(error) if str(path) in str(error) else f"{path}: {error}"
+            return str(error)
+        if not digit:
+            return model.prepare(picture)
+        try:
+            return model.prepare_digit(picture)
+        except InputError as error:
+            return f"{path}: {error}"
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty()
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

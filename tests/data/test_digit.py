@@ -30,7 +30,7 @@ def seven(ink: int = 0, paper: int = 255) -> Values:
 
 
 def like(values: Values) -> float:
-    """Which share of their ink the clean drawing and what the photo becomes have in common, moved by a pixel at most."""
+    """Which share of their ink the clean drawing and what the photo becomes share, moved by a pixel at most."""
     clean = drawing_to_pixels(PIL.Image.fromarray(seven().astype(np.uint8))).double()
     made = digit_to_pixels(PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))).double()
     moved = [made.roll((x, y), (1, 2)) for x in (-1, 0, 1) for y in (-1, 0, 1)]

@@ -149,7 +149,7 @@ def test_reasons_are_said_each_time_and_cost_nothing(workdir: Path, monkeypatch:
         assert data_of("pets").notes[0] == f"left out: {left_out}"
     Path("pets/dogs/002.gif").write_bytes(b"GIF89a")
     note = data_of("pets").notes[0]
-    assert note.startswith("left out: 1 no pictures by their names") and note.endswith("(it is empty), ...")
+    assert note.startswith("left out: 1 no pictures by their names")
 
 
 def test_a_reason_in_any_language_is_kept(workdir: Path, monkeypatch: Patch) -> None:

@@ -136,6 +136,16 @@ def _alternatives(types: str) -> str:
     return " or ".join(words.replace("'", "") for words in kinds if words)
 
 
+def _meant(typed: str, flags: list[str]) -> list[str]:
+    """The flags of the same last word, `--lr` for --model.lr; else of its initials; else the one spelt most like it."""
+    last = typed.split(".")[-1].replace("-", "_").casefold()
+    initials = "".join(word[:1] for word in last.split("_"))  # learning_rate is lr
+    for name in (last, initials):
+        if same := [flag for flag in flags if re.split(r"--|\.", flag)[-1] == name]:
+            return same
+    return difflib.get_close_matches(f"--{typed}", flags, n=1)
+
+
 def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
     """One line, with flags as they are typed, the settings file that did not parse, the flag that was meant."""
     message = re.sub(r'Parser key "([\w.]+)"', r"--\1", " ".join(_with_flags(parser, message).split()))
@@ -149,8 +159,6 @@ def _sentence(parser: ArgumentParser, message: str, words: list[str]) -> str:
         message = re.sub(r"Problems parsing config|^'utf-8' codec", broken, message)
     unknown = re.search(r"--?([\w.-]+)", message) if message.lower().startswith("unrecognized arguments") else None
     if unknown:
-        initials = "".join(word[:1] for word in unknown[1].split(".")[-1].split("_"))  # learning_rate is lr
-        near = [flag for flag in _flags(parser) if flag.endswith(f".{initials}")]
-        near = near or difflib.get_close_matches(f"--{unknown[1]}", _flags(parser), n=1)
-        message += f"; did you mean {near[0]}?" if near else "; --help lists the flags"
+        near = _meant(unknown[1], _flags(parser))
+        message += f"; did you mean {' or '.join(near)}?" if near else "; --help lists the flags"
     return message

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from logreg_lightning.data import dataset
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
+from logreg_lightning.data.named import NAMES, spelt
 from logreg_lightning.data.sources import source_of
+from logreg_lightning.data.split import Copies, Keys, held_out
 from logreg_lightning.errors import InputError
+from logreg_lightning.features.backbones import EMBEDDED, Pixels
 from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
 from logreg_lightning.runtime.names import printable, shortened
@@ -38,6 +45,8 @@ class ImageDataModule(L.LightningDataModule):
             pictures for each class (or train, and val or test, with those inside), with the four files of MNIST's
             format, raw or .gz, of any number of classes and any image size, or with features that you have computed:
             train_features.npy, train_labels.npy, test_features.npy, test_labels.npy, and classes.txt if you like.
+            A name counts in any case, with or without its hyphen (MNIST, FashionMNIST), even where a folder is called
+            so: ./MNIST, or a Path, is the folder.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
@@ -53,6 +62,7 @@ class ImageDataModule(L.LightningDataModule):
         features: What is learnt from: pixels, or the features of pictures by a frozen backbone, computed once:
             efficientnet-lite0 (its weights come with the extra `features`, no network), torchvision/NAME or timm/NAME
             (their weights are downloaded).
+        transform: Refused, as torchvision's data sets have it: a model would not prepare new pictures so.
 
     Raises:
         InputError: a value is out of its range.
@@ -60,8 +70,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        dataset: str = "auto",
-        root: str = "data",
+        dataset: str | Path = "auto",
+        root: str | Path = "data",
         batch_size: int | Literal["auto"] = "auto",
         val_size: float = 0.1,
         val_seed: int = 0,
@@ -69,8 +79,15 @@ class ImageDataModule(L.LightningDataModule):
         image_size: int | Literal["auto"] = "auto",
         color: bool = False,
         features: str = "pixels",
+        transform: None = None,
     ) -> None:
         super().__init__()
+        if transform is not None:
+            raise InputError(
+                "`transform` is not taken, a model has to prepare new pictures as it did those that it learnt from; "
+                "use `color`, `image_size` or `features`, or train `LogisticRegression` with a Lightning trainer on a "
+                "LightningDataModule of your own"
+            )
         for name, value in (
             ("batch_size", batch_size),
             ("steps_per_execution", steps_per_execution),
@@ -81,14 +98,22 @@ class ImageDataModule(L.LightningDataModule):
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
         # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
-        self.save_hyperparameters()
+        name = spelt(str(dataset), ("auto", *NAMES))
+        if isinstance(dataset, Path) and name in ("auto", *NAMES):  # a folder that is called so
+            name = f".{os.sep}{dataset}"
+        dataset, root = name, str(root)
+        features = spelt(features, (Pixels.name, EMBEDDED))
+        self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)
         self.val_size, self.val_seed = val_size, val_seed
         self.batch_size: Any = batch_size  # auto becomes a number in `setup`
         self.steps_per_execution = steps_per_execution
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
+        self.known: tuple[str, ...] | None = None  # classes of a model that is to be tested on this data
+        self.pixel_range: Any = "auto"  # or that of a trained model, see `View`
         self._source: View | None = None
+        self._copies: Copies | None = None
         self._loaded: Dataset | None = None
         self._split = "random"
         self._on_gpu: list[tuple[Images, Images]] = []  # images in memory, and the same on the GPU that trains
@@ -135,13 +160,13 @@ class ImageDataModule(L.LightningDataModule):
         is_val = torch.zeros(len(indices), dtype=torch.bool)
         if data.val_indices is not None:
             is_val = torch.isin(indices, data.val_indices)
-        else:
+        elif self.known is None:
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
             if self.source.source.is_stratified and self.val_size:
-                share = self.val_size if self.val_size < 1 else num_val / len(indices)
-                is_val = dataset.stratified(data.train.labels[indices], share, self.val_seed)
+                keys, labels = data.train.keys[indices.numpy()], data.train.labels[indices]
+                is_val = held_out(keys, labels, self.val_size, self.val_seed)
                 self._split = "stratified"
             else:
                 order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(self.val_seed))
@@ -150,12 +175,12 @@ class ImageDataModule(L.LightningDataModule):
         if self.batch_size == "auto":
             self.batch_size = initialize.batch_size(len(self.train_indices))
         initialize.settle(self, batch_size=self.batch_size)
-        self._loaded = data
+        self._loaded, self._copies = data, None
 
     @property
     def source(self) -> View:
         """Where the images come from; the same one, which knows its pictures, until they are prepared again."""
-        now = View(self.dataset, self.root, self.image_size, self.color, self.features)
+        now = View(self.dataset, self.root, self.image_size, self.color, self.features, self.pixel_range, self.known)
         if now != self._source:
             self._source = now
         return self._source
@@ -180,8 +205,24 @@ class ImageDataModule(L.LightningDataModule):
         )
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
         name = self.dataset if self.features == "pixels" else f"{self.dataset}, features of {self.features}"
-        notes = (f"  {shortened(printable(note), LONGEST_NOTE)}" for note in self.data.notes)
+        all_notes = (*self.data.notes, *self.copies.notes)
+        notes = (f"  {shortened(printable(note), LONGEST_NOTE)}" for note in all_notes)
         return "\n".join([f"{printable(name)}: {counts}", *notes])
+
+    @property
+    def copies(self) -> Copies:
+        """Which images are there more than once."""
+        if self._copies is None:
+            train, test = self.data.train, self.data.test
+            parts = [(train, self.train_indices), (train, self.val_indices), (test, self._test_indices())]
+            self._copies = Copies(
+                *((images.keys[at], images.keys_as_seen[at], images.labels[at]) for images, at in parts)
+            )
+        return self._copies
+
+    def _test_indices(self) -> Tensor:
+        indices = self.data.test_indices
+        return torch.arange(len(self.data.test)).int() if indices is None else indices
 
     # Step 2: make it iterable.
 
@@ -230,6 +271,16 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvalLoader:
         return EvalLoader(self._resident(self.data.test), self.data.test_indices, *self._rank_and_world_size())
 
+    def predict_dataloader(self) -> EvalLoader:
+        """The test images, in the data set's order; each process has its share."""
+        return self.test_dataloader()
+
+    def test_dataloader_of(self, wanted: npt.NDArray[np.bool_]) -> EvalLoader | None:
+        """Those of the test images, bool (N,); None where these are all or none."""
+        if wanted.all() or not wanted.any():
+            return None
+        return EvalLoader(self._resident(self.data.test), self._test_indices()[torch.from_numpy(wanted)])
+
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
@@ -259,12 +310,13 @@ class ImageDataModule(L.LightningDataModule):
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same when a run is resumed, in plain types."""
         return {
-            "dataset": self.dataset,
             "classes": list(self.data.classes),
             "image_shape": list(self.data.image_shape),
             "images": [len(self.train_indices), len(self.val_indices), self.data.num_test],
             "split": self._split,
             "backbone": self.data.backbone,
+            "contents": self.copies.digest,  # not where they lie
+            "pixel_range": self.data.pixel_range and list(self.data.pixel_range),
         }
 
     def check_resumable(self, path: Path, state: dict[str, Any]) -> None:
@@ -275,6 +327,11 @@ class ImageDataModule(L.LightningDataModule):
         """
         then = state["ImageDataModule"]  # Lightning names the state of a data module or a callback after its class
         for name, value in self.fingerprint().items():
+            if then[name] != value and name == "contents":
+                raise InputError(
+                    f"{path} cannot be resumed with this data: its images or labels are not those that it was trained "
+                    "on; name those as `dataset`, or start a new run"
+                )
             if then[name] != value:
                 raise InputError(
                     f"{path} cannot be resumed with this data: its {name} is {value} and was {then[name]}; put the "
@@ -283,10 +340,41 @@ class ImageDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Also the length of a call: Lightning counts calls, so a run is resumed only with calls of the same length."""
-        return {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, **self.fingerprint()}
+        about = {"steps_per_call": self.plan.steps_per_call, "seed": self._seed, "dataset": self.dataset}
+        return {**about, **self.fingerprint()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._seed = state.get("seed")  # Lightning loads it after `setup`, before it asks for a loader
+
+    def relabel(self, classes: Sequence[str]) -> None:
+        """Numbers the classes as a model does that is to be tested, by their names.
+
+        Raises:
+            InputError: there are images of a class that is not among these.
+        """
+        self._loaded, self._copies = self.data.relabelled(classes), None
+
+    def leave_out(self, seen: Keys, split: str) -> int:
+        """Takes images, by their keys, out of the split, val or test; returns how many these are.
+
+        Raises:
+            InputError: none are left.
+        """
+        is_val = split == "val"
+        images, indices = (self.data.train, self.val_indices) if is_val else (self.data.test, self._test_indices())
+        rows = indices.numpy()
+        is_seen = np.isin(images.keys[rows], seen) | np.isin(images.keys_as_seen[rows], seen)
+        left = indices[torch.from_numpy(~is_seen)]
+        if not len(left):
+            raise InputError(
+                f"all {len(rows):,} images of {self.dataset}, {split} split, were trained on; use other images"
+            )
+        if is_val:
+            self.val_indices = left
+        elif is_seen.any():
+            self._loaded = dataclasses.replace(self.data, test_indices=left)
+        self._copies = None
+        return int(is_seen.sum())
 
     def test_labels(self) -> Tensor:
         """int64 (N,)."""

@@ -20,6 +20,7 @@ from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
+from logreg_lightning.runtime.threads import alone
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, Experiment, Run, check_given, seeded
 from logreg_lightning.training.initialize import Initialization, initialize
@@ -29,6 +30,7 @@ IN_PYTHON_ONLY = {"data", "callbacks", "logger", "verbose"}
 """Parameters of `fit` that are neither flags nor settings."""
 
 
+@alone()
 def fit(
     data: ImageDataModule | str | Path = "auto",
     *,
@@ -43,15 +45,17 @@ def fit(
     val_check_interval: int | None = None,
     seed: int = 0,
     pictures: bool = True,
-    resume: str | None = None,
+    log_dir: str | Path = "lightning_logs",
+    resume: str | Path | None = None,
     callbacks: Sequence[L.Callback] = (),
     logger: Logger | Sequence[Logger] = (),
     verbose: bool = True,
     **hyperparameters: Any,
 ) -> Run:
-    """Trains a linear classifier of images, tests it, and leaves a run's folder in `lightning_logs`.
+    """Trains a linear classifier of images, tests it, and leaves a run's folder in `log_dir`.
 
-    A first Ctrl-C saves the run before it ends it.
+    A first Ctrl-C saves the run before it ends it. Of several threads of a process that call `fit` or `sweep` one
+    trains at a time, and the others wait, without a word; predicting does not wait.
 
     Args:
         data: The images: a data module, or what it takes as `dataset`, a name or a folder.
@@ -68,7 +72,9 @@ def fit(
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
         seed: Seed of the first weights and of the images' order.
         pictures: Draw figures for TensorBoard: weights, mistakes, confidence, data.
-        resume: A run to resume in its own folder, with its own settings: last, a run's folder, or a .ckpt file.
+        log_dir: Folder that runs land in, each in a folder of its own; where `last` is looked for.
+        resume: A run to resume in its own folder, with its own settings: last, FOLDER/last for the newest in
+            another folder, a run's folder, or a .ckpt file.
         callbacks: Of Lightning, called beside this project's own.
         logger: Of Lightning, one or several, which get the curves too.
         verbose: Whether to say anything.
@@ -86,7 +92,7 @@ def fit(
     given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
     check_given(given)
     ranges.check(**hyperparameters)
-    resumed = runs.find(resume) if resume is not None else (None, None)
+    resumed = runs.find(str(resume), Path(log_dir)) if resume is not None else (None, None)
     with Experiment("version", data, given, hyperparameters, resumed, verbose=verbose) as experiment:
         # 1. The data.
         images, settings, state = experiment.prepare_data(), experiment.settings, experiment.state
@@ -200,7 +206,7 @@ def build_parser() -> ArgumentParser:
     parser = cli.new_parser("fit", "--data.dataset mnist --max_epochs 5", "Trains a linear classifier of images.")
     parser.add_argument("--config", action="config", help="A YAML file of settings, as --print_config writes it.")
     parser.add_function_arguments(fit, skip={*IN_PYTHON_ONLY, *inspect.signature(LogisticRegression).parameters})
-    parser.add_class_arguments(ImageDataModule, "data")
+    parser.add_class_arguments(ImageDataModule, "data", skip={"transform"})
     parser.add_class_arguments(LogisticRegression, "model", skip=set(FROM_THE_DATA))
     return parser
 
@@ -211,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def run(settings: Namespace) -> None:
         if settings.resume is not None:
-            settings = cli.settings_of_run(parser, argv, runs.find(settings.resume)[0])
+            settings = cli.settings_of_run(parser, argv, runs.find(settings.resume, Path(settings.log_dir))[0])
         top = settings.as_dict()
         top.pop("config", None)
         data, hyperparameters = top.pop("data"), top.pop("model")

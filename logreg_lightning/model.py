@@ -21,6 +21,7 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +62,8 @@ class LogisticRegression(ImageClassifier):
             colours, where none is given.
         class_names: A name for each class; their numbers where none are given.
         backbone: What decides an image's features, as `Backbone.about` says it; its pixels do where none is given.
+        pixel_range: Which value of a picture of more than 8 bits becomes 0, and which 255; where none is given, 0 and
+            65535 of integers, 0 and 1 of floats.
 
     Raises:
         InputError: a value is out of its range.
@@ -82,19 +85,25 @@ class LogisticRegression(ImageClassifier):
         image_shape: Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
         backbone: Mapping[str, Any] | None = None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         hyperparameters.check(**locals())
         # `save_hyperparameters` takes these variables as they are when it is called.
         image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
         class_weights = torch.ones(num_classes) if class_weight else None
-        super().__init__(image_shape, class_names, class_weights, calibrate and not self.has_own_forward(), backbone)
+        pixel_range = None if pixel_range is None else list(pixel_range)
+        calibrates = calibrate and not self.has_own_forward()
+        super().__init__(image_shape, class_names, class_weights, calibrates, backbone, pixel_range)
         self.save_hyperparameters()
         self.linear = nn.Linear(in_features, num_classes)
         self.standardizer = Standardizer(in_features) if standardize else None
         if standardize:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
+        if standardize and not self.has_own_forward():
+            self.register_state_dict_post_hook(_rename_to_saved)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_rename_from_saved)  # type: ignore[no-untyped-call]
         self.needs_data = standardize or bool(class_weight) or "auto" in (lr, weight_decay)  # see `initialize`
         self.automatic_optimization = False  # one training_step runs several optimiser steps
 
@@ -150,7 +159,9 @@ class LogisticRegression(ImageClassifier):
             name = type(self).__name__
             raise InputError(f"{name} has a `forward` of its own: its weights cannot be folded into one layer")
         mean = None if self.standardizer is None else self.standardizer.mean
-        return Classifier(*self.on_pixels(), self.class_names, self.image_shape, self.backbone, mean).eval()
+        weight, bias = self.on_pixels()
+        about = {"backbone": self.backbone, "training_mean": mean, "pixel_range": self.pixel_range}
+        return Classifier(weight, bias, self.class_names, self.image_shape, **about).eval()  # type: ignore[arg-type]
 
     # Steps 5 to 7: loss, optimizer, training.
 
@@ -162,8 +173,14 @@ class LogisticRegression(ImageClassifier):
         return torch.optim.SGD(self.parameters(), lr=1.0, momentum=self.momentum, fused=fused)
 
     def configure_callbacks(self) -> list[L.Callback]:
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(one, LearningRateFinder | BatchSizeFinder) for one in callbacks):  # they changed nothing yet
+            raise InputError(
+                "Lightning's Tuner, its `lr_find` and `scale_batch_size`, trains without the callbacks that this model "
+                "needs; `lr='auto'` and `batch_size='auto'` choose by the data, `sweep` compares: make another trainer"
+            )
         # Lightning replaces a callback of the same type with one returned here, and moves it to the end.
-        given = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        given = {type(callback) for callback in callbacks}
         return [kind() for kind in (TrainingCurve, Initialization, Calibration) if kind not in given]
 
     def on_train_start(self) -> None:
@@ -206,6 +223,23 @@ class LogisticRegression(ImageClassifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.hparams.update(checkpoint["hyper_parameters"])  # with numbers for what was auto
         self.needs_data = False
+
+
+SAVED = "standardized_linear."
+"""What the names of `linear`'s weight and bias begin with in a state dict where they act on standardised pixels.
+
+As `linear.weight` they would invite to be put into an `nn.Linear` for pixels; `Classifier.as_linear` makes that one."""
+
+
+def _rename_to_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in ("weight", "bias"):
+        state[f"{prefix}{SAVED}{name}"] = state.pop(f"{prefix}linear.{name}")
+
+
+def _rename_from_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in ("weight", "bias"):
+        if f"{prefix}{SAVED}{name}" in state:
+            state[f"{prefix}linear.{name}"] = state.pop(f"{prefix}{SAVED}{name}")
 
 
 def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float:

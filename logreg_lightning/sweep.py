@@ -29,6 +29,7 @@ from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.saver import Saver
+from logreg_lightning.runtime.threads import alone
 from logreg_lightning.training import hyperparameters as ranges
 from logreg_lightning.training.experiment import FROM_THE_DATA, SHOWN_FIRST, Experiment, Run, check_given, seeded
 from logreg_lightning.training.heads import Heads, ranking, winner
@@ -70,6 +71,7 @@ class Sweep:
     best: Run
 
 
+@alone()
 def sweep(
     data: ImageDataModule | str | Path = "auto",
     *,
@@ -89,14 +91,15 @@ def sweep(
     max_steps: int = -1,
     val_check_interval: int | None = None,
     pictures: bool = True,
-    resume: str | None = None,
+    log_dir: str | Path = "lightning_logs",
+    resume: str | Path | None = None,
     verbose: bool = True,
     **hyperparameters: Any,
 ) -> Sweep:
     """Trains every combination of settings at once, on the same batches, and leaves the best one as a run of its own.
 
     The best has the highest val/accuracy; of several the lowest val/loss, then the lowest index. Only the
-    winner is tested.
+    winner is tested. Threads of a process that call this or `fit` take turns, as `fit` says.
 
     Args:
         data: The images: a data module, or what it takes as `dataset`, a name or a folder.
@@ -119,7 +122,9 @@ def sweep(
         max_steps: Optimiser steps after which to stop in any case; -1 for no such limit.
         val_check_interval: Optimiser steps between two validations; one at each epoch's end when not given.
         pictures: Draw figures for TensorBoard.
-        resume: A sweep to resume in its own folder, with its own settings: last, or a sweep's folder.
+        log_dir: Folder that runs land in, each in a folder of its own; where `last` is looked for.
+        resume: A sweep to resume in its own folder, with its own settings: last, FOLDER/last for the newest
+            in another folder, or a sweep's folder.
         verbose: Whether to say anything.
         hyperparameters: Of `LogisticRegression`, the same for all: standardize, class_weight, calibrate.
 
@@ -140,7 +145,7 @@ def sweep(
     ranges.check(**hyperparameters)
     written = {name: values if isinstance(values, str) else list(values) for name, values in swept.items()}
     given["seed"] = written.pop("seed")
-    resumed = (find(resume) if resume is not None else None, None)
+    resumed = (find(str(resume), Path(log_dir)) if resume is not None else None, None)
     # Of groups of different lengths no winner could be chosen.
     may_change = runs.MAY_CHANGE - {"max_epochs", "max_steps"}
     with Experiment("sweep", data, given, {**hyperparameters, **written}, resumed, may_change, verbose) as experiment:
@@ -164,20 +169,22 @@ def sweep(
         return _leave(experiment, trainings, swept, rows, best, run)
 
 
-def find(sweep: str) -> Path:
-    """A sweep's folder, or the newest one's for `last`.
+def find(sweep: str, logs: Path = runs.LOGS) -> Path:
+    """A sweep's folder, or the newest one's for `last`, in `logs`, or `FOLDER/last`, in that folder.
 
     Raises:
         InputError: there is none; the sentence lists the sweeps here.
     """
-    here = [folder for folder in runs.all_of("sweep") if (folder / "config.yaml").is_file()]
-    folder = here[-1] if sweep == "last" and here else Path(sweep)
+    is_last, logs = runs.logs_of(sweep, logs)
+    here = [folder for folder in runs.all_of("sweep", logs) if (folder / "config.yaml").is_file()]
+    folder = here[-1] if is_last and here else Path(sweep)
     if folder not in here and not ((folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()):
         names = ", ".join(map(str, here)) or "none yet"
         raise InputError(f"no sweep found at {folder}; sweeps here: {names}")
     return folder
 
 
+@alone()
 def promote(sweep: str, index: int) -> Run:
     """Makes an ordinary run of a setting of a finished sweep, and tests it.
 
@@ -438,7 +445,7 @@ class _Trainings:
         settings = {**experiment.settings, "seed": row["seed"], "model": model_settings}
         settings.pop("random", None)
         if processes.rank() == 0 and not path.is_dir():
-            path = runs.create()
+            path = runs.create(logs=experiment.folder.parent)  # beside its sweep
             atomic_write(noted_in, json.dumps({**noted, str(index): str(path)}).encode())
         folder = Path(group.trainer.strategy.broadcast(str(path)))
         trainer, saver = group.trainer, Saver(group.curve)
@@ -592,7 +599,7 @@ def build_parser() -> ArgumentParser:
     parser.add_function_arguments(
         sweep, skip={*IN_PYTHON_ONLY, *SWEPT, *inspect.signature(LogisticRegression).parameters}
     )
-    parser.add_class_arguments(ImageDataModule, "data")
+    parser.add_class_arguments(ImageDataModule, "data", skip={"transform"})
     parser.add_class_arguments(LogisticRegression, "model", skip={*FROM_THE_DATA, *models})
     for name, default in models.items():
         parser.add_argument(f"--model.{name}", type=Any, default=default, help=_HELP[name])
@@ -619,7 +626,7 @@ def main(argv: list[str] | None = None) -> None:
             promote(folder, int(index))
             return
         if settings.resume is not None:
-            settings = cli.settings_of_run(parser, argv, find(settings.resume))
+            settings = cli.settings_of_run(parser, argv, find(settings.resume, Path(settings.log_dir)))
         top = settings.as_dict()
         for name in ("config", "promote"):
             top.pop(name, None)

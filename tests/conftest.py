@@ -76,12 +76,12 @@ COLORS = {"cats": (200, 40, 40), "dogs": (40, 40, 200)}
 
 
 def write_pictures(folder: Path, per_class: int = 30, names: tuple[str, ...] = ("cats", "dogs")) -> None:
-    """A folder of pictures for each class, which differ in colour alone, of any size."""
+    """A folder of pictures for each class, which differ in colour alone, none twice as long as wide."""
     rng = np.random.default_rng(0)
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
-            size = (int(rng.integers(20, 60)), int(rng.integers(20, 60)), 3)
+            size = (int(rng.integers(30, 60)), int(rng.integers(30, 60)), 3)
             pixels = (
                 (np.array(COLORS.get(name, (40, 200, 40))) + rng.integers(-30, 30, size)).clip(0, 255).astype(np.uint8)
             )

@@ -142,6 +142,16 @@ WRONG_VALUES = [
     ("--model.lr=fast", "--model.lr must be a number or auto, not fast"),
     ("--model.class_weight=fair", "--model.class_weight must be balanced, not fair"),
     ("--model.learning_rate=1", "did you mean --model.lr?"),
+    ("--lr=0.1", "did you mean --model.lr?"),
+    ("--lr 0.1", "did you mean --model.lr?"),
+    ("--LR=0.1", "did you mean --model.lr?"),
+    ("--data.lr=0.1", "did you mean --model.lr?"),
+    ("--dataset=mnist", "did you mean --data.dataset?"),
+    ("--batch-size 8", "did you mean --data.batch_size?"),
+    ("--model.max_epochs=8", "did you mean --max_epochs?"),
+    ("--root=elsewhere", "did you mean --data.root?"),
+    ("--epochs=8", "did you mean --max_epochs?"),
+    ("--zzz=1", "--help lists the flags"),
     ("--model.momentun=0.5", "did you mean --model.momentum?"),
     ("--max_epoch=5 extra", "extra"),
     ("--config=nowhere.yaml", "nowhere.yaml"),
@@ -243,7 +253,7 @@ def test_runs_where_nothing_can_be_written(workdir: Path, capsys: Capsys, as_nob
     refused(QUICK, "lightning_logs cannot be written (Permission denied)", capsys)
 
 
-CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.dataset=digits --data.val_size=0 --seed=5
+CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.val_size=0 --seed=5
 --data.steps_per_execution=1 --model.schedule=constant --precision=64-true --config=other.yaml"""
 
 
@@ -252,6 +262,7 @@ def test_resume_refuses_a_contradiction_by_name_and_says_when_finished(run: Path
     for flags in CONTRADICTIONS.split():
         named = flags.partition("=")[0].replace("--config", "--seed")
         refused(["--resume=last", flags], f"{named} ", capsys)
+    refused(["--resume=last", "--data.dataset=digits"], "cannot be resumed with this data", capsys)
     before = contents(run)
     assert "is finished" in said_by(main, ["--resume", run / "checkpoints/last.ckpt"], capsys)
     assert contents(run) == before
@@ -278,7 +289,7 @@ def test_a_training_that_diverges_stops(workdir: Path, capsys: Capsys) -> None:
         main(["--resume=last", "--max_epochs=100"])
     assert f"{run / 'checkpoints/last.ckpt'} is complete" in capsys.readouterr().err
     after = read(run / "checkpoints/last.ckpt")
-    assert torch.isfinite(after["state_dict"]["linear.weight"]).all()
+    assert torch.isfinite(after["state_dict"]["standardized_linear.weight"]).all()
     assert after["global_step"] > 135 and before != (run / "checkpoints/last.ckpt").read_bytes()
 
 

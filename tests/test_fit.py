@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -14,12 +15,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import INTERRUPTED, Capsys, Patch, newest, outcome, results_of, signalled_in
+from conftest import INTERRUPTED, Capsys, Patch, config_of, newest, outcome, results_of, said_by, signalled_in
 from conftest import fit as command
 from lightning.pytorch.loggers import CSVLogger
 
-from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit, sweep
+from logreg_lightning import ImageDataModule, InputError, LogisticRegression, fit, load, sweep
 from logreg_lightning.fit import main
+from logreg_lightning.sweep import promote
+from logreg_lightning.use import evaluate
 
 SHORT: dict[str, Any] = {"max_epochs": 2, "pictures": False}
 
@@ -135,6 +138,42 @@ def test_an_error_names_the_parameter(workdir: Path, wrong: dict[str, Any], name
     with pytest.raises(TypeError, match="learning_rate"):
         fit(small(), learning_rate=0.1)
     assert not Path("lightning_logs").exists()
+
+
+def test_runs_land_where_log_dir_says_and_are_found_there(
+    workdir: Path, tmp_path_factory: pytest.TempPathFactory, capsys: Capsys
+) -> None:
+    """Nothing is written into the current folder, which may be read-only."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    logs, root = elsewhere / "a" / "logs", str(Path("data").rename(elsewhere / "data"))
+    before = sorted(workdir.rglob("*"))
+    expected = [fit(ImageDataModule("mnist", root), log_dir=logs, schedule="constant", **SHORT)]
+    flags = [f"--data.root={root}", "--data.dataset=mnist", "--pictures=false", "--model.schedule=constant"]
+    main([*flags, f"--log_dir={logs}", "--max_epochs=1"])
+    runs = [logs / "version_0", logs / "version_1"]
+    assert expected[0].path == runs[0] and sorted(logs.iterdir()) == runs
+    assert config_of(runs[1])["log_dir"] == str(logs)
+    with pytest.raises(InputError, match="no checkpoint found"):
+        load("last")
+    weight = load(runs[1]).weight
+    assert torch.equal(load(logs / "last").weight, weight) and not torch.equal(load(runs[0]).weight, weight)
+    said = json.loads(said_by(evaluate.main, [logs / "last", "--json"], capsys))
+    assert said["run"] == str(logs / "last")
+
+    main(["--resume=last", f"--log_dir={logs}", "--max_epochs=2"])
+    assert results_of(runs[1])["test/loss"] == expected[0].results["test/loss"]
+    main([f"--resume={logs / 'last'}", "--max_epochs=3"])
+    assert (
+        fit(ImageDataModule("mnist", root), resume=logs / "last", schedule="constant", pictures=False).path == runs[1]
+    )
+    assert results_of(runs[1])["epochs"] == 3 and config_of(runs[1])["log_dir"] == str(logs)
+    with pytest.raises(InputError, match=str(runs[0])):
+        fit(log_dir=logs, resume="nowhere")
+
+    found = sweep(ImageDataModule("mnist", root), lr=[0.1, 0.2], log_dir=logs, **SHORT)
+    assert (found.path, found.best.path) == (logs / "sweep_0", logs / "version_2")
+    assert promote(str(logs / "last"), 1 - found.results["best"]["index"]).path == logs / "version_3"
+    assert sorted(workdir.rglob("*")) == before
 
 
 def test_the_command_line_is_made_of_the_signature(capsys: Capsys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import ALONE, QUIET, Patch, curves, fit, ready, results_of, weights_of
+from lightning.pytorch.tuner.tuning import Tuner
 from tolerance import EPS, LOSS, assert_trained_alike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,8 +24,8 @@ from logreg_lightning.model import LogisticRegression, gradient
 
 
 def trained(run: Path) -> dict[str, Tensor]:
-    state = weights_of(run)
-    return {"weight": state["linear.weight"], "bias": state["linear.bias"]}
+    """The layer's weights, under either name."""
+    return {name.partition("linear.")[2]: value for name, value in weights_of(run).items() if "linear." in name}
 
 
 def plain_loop(
@@ -383,3 +385,27 @@ def test_a_cosine_without_an_end_and_a_scheduler_beside_the_schedule_are_refused
 
     with pytest.raises(InputError, match="must return one optimizer alone"):
         L.Trainer(max_epochs=1, **ALONE).fit(WithScheduler(784, 10), datamodule=data_module())
+
+
+@pytest.mark.parametrize("tune", [Tuner.lr_find, Tuner.scale_batch_size])
+def test_lightnings_tuner_is_refused_before_it_changes_anything(workdir: Path, tune: Callable[..., Any]) -> None:
+    trainer, model, data = L.Trainer(max_epochs=1, **ALONE), LogisticRegression(784, 10), data_module()
+    with pytest.raises(InputError, match="`lr='auto'` and `batch_size='auto'` choose by the data, `sweep` compares"):
+        tune(Tuner(trainer), model, datamodule=data)
+    assert (model.hparams["lr"], data.batch_size, data.hparams["batch_size"]) == ("auto", 8, 8)
+    assert model.needs_data and not any(parameter.any() for parameter in model.parameters())
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_a_stock_trainer_predicts_the_test_images(workdir: Path) -> None:
+    data = ready(data_module())
+    model = LogisticRegression(784, 10, standardize=False)
+    batches = L.Trainer(**ALONE).predict(model, datamodule=data)
+    assert batches is not None
+    found, pixels = torch.cat(cast(Any, batches)), data.data.test.pixels
+    logits = pixels.flatten(1).double() / 255 @ model.linear.weight.double().T + model.linear.bias.double()
+    expected = logits.exp() / logits.exp().sum(1, keepdim=True)
+    assert found.shape == (100, 10)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+    alone = L.Trainer(**ALONE).predict(model, DataLoader(cast(Any, pixels), 100))
+    assert torch.equal(cast(Any, alone)[0], found)

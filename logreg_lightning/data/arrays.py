@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from logreg_lightning.data.dataset import Dataset, Images, Pictures, content_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from logreg_lightning.data.pictures import PixelRange
+
 
 class ArrayPictures:
     """Images in memory as pictures.
@@ -25,6 +27,8 @@ class ArrayPictures:
     Args:
         pixels: uint8 (N, C, H, W), C 1 or 3.
     """
+
+    pixel_range = None
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
@@ -59,6 +63,7 @@ class ArraySource:
     prepare: Callable[[], None] = lambda: None
     is_stratified: bool = False
     holds_features: bool = False
+    pixel_range: PixelRange | None = None  # its images have 8 bits
 
     @functools.cached_property
     def _loaded(self) -> Dataset:
@@ -71,7 +76,7 @@ class ArraySource:
         sets = {"train": self._loaded.train, "test": self._loaded.test}
         return {f"{self.key}-{name}": ArrayPictures(images.pixels) for name, images in sets.items()}
 
-    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+    def dataset(self, parts: Sequence[tuple[Tensor, Mapping[int, str]]]) -> Dataset:
         if self.holds_features:
             return self._loaded
         sets = (self._loaded.train, self._loaded.test)

@@ -1,8 +1,10 @@
-"""What a data set is here, before and after its pictures are made into what a model takes; and how one is split."""
+"""What a data set is here, before and after its pictures are made into what a model takes."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -14,14 +16,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from logreg_lightning.data.split import Keys, keys_of_contents, keys_of_rows
 from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from logreg_lightning.data.pictures import PixelRange
+
 
 class Pictures(Protocol):
     """Pictures, each looked at when it is needed."""
+
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """What those of more than 8 bits are scaled by; None where there are none or it is not known."""
 
     @property
     def pixels(self) -> Tensor | None:
@@ -35,7 +44,7 @@ class Pictures(Protocol):
         """A picture, in mode L or RGB.
 
         Raises:
-            OSError: it is not a picture.
+            OSError: it is not a picture; `reason_of` says why.
             InputError: it is no longer the one that its content was noted of.
         """
 
@@ -56,6 +65,13 @@ class Source(Protocol):
     is_stratified: bool
     holds_features: bool
 
+    @property
+    def pixel_range(self) -> PixelRange | None:
+        """What pictures of more than 8 bits are scaled by, from those to train on; None where there are none.
+
+        It may be set to that of a trained model, before `pictures` are asked for.
+        """
+
     def prepare(self) -> None:
         """Fetches and unpacks files, unless that is done already."""
 
@@ -63,16 +79,16 @@ class Source(Protocol):
     def pictures(self) -> Mapping[str, Pictures]:
         """Its pictures, in one part or in several, each by a name for what is made of it; `prepare` comes first."""
 
-    def dataset(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> Dataset:
+    def dataset(self, parts: Sequence[tuple[Tensor, Mapping[int, str]]]) -> Dataset:
         """The data set, with what was made of its pictures.
 
         Args:
             parts: For each part of `pictures` the values, uint8 (N, C, H, W) or float (N, features), and which rows
-                hold none because a file is not a picture.
+                hold none because a file is not a picture, each with the reason.
         """
 
     def examples(self, count: int) -> list[Image]:
-        """So many of its pictures at most, in mode L or RGB; none where there are none or they cannot be read."""
+        """So many of its pictures at most, as `upright` returns them; none where there are none that can be read."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,21 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def keys(self) -> Keys:
+        """uint64 (N,), what tells each picture, or features without one, from others: copies have the same."""
+        if self.pictures is None:
+            return keys_of_rows(self.pixels)
+        if self.pictures.pixels is not None:
+            return keys_of_rows(self.pictures.pixels)
+        return keys_of_contents(self.pictures.contents)
+
+    @functools.cached_property
+    def keys_as_seen(self) -> Keys:
+        """uint64 (N,), the same for images that a model cannot tell from each other."""
+        is_made = self.pictures is not None and self.pictures.pixels is not self.pixels
+        return keys_of_rows(self.pixels) if is_made and self.pixels.ndim == 4 else self.keys
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the images or features and labels, int64 (n,), at `indices`, int32 (n,)."""
@@ -117,6 +148,7 @@ class Dataset:
         val_indices: int32 (n,), which of `train` are for validation, where the data set says so itself.
         notes: Sentences that a person who trains on it should read.
         backbone: What decided the features, as `Backbone.about` says it; None where no backbone did.
+        pixel_range: What pictures of more than 8 bits were scaled by; None where there are none.
     """
 
     name: str
@@ -128,6 +160,25 @@ class Dataset:
     val_indices: Tensor | None = None
     notes: tuple[str, ...] = ()
     backbone: dict[str, Any] | None = None
+    pixel_range: PixelRange | None = None
+
+    def relabelled(self, classes: Sequence[str]) -> Dataset:
+        """The same with the labels of these classes, by their names; some may be missing here.
+
+        Raises:
+            InputError: there are images of another class.
+        """
+        if self.classes == tuple(classes):
+            return self
+        counts = torch.cat([self.train.labels, self.test.labels]).bincount(minlength=len(self.classes))
+        number = {name: label for label, name in enumerate(classes)}
+        for name, count in zip(self.classes, counts.tolist(), strict=True):
+            if count and name not in number:
+                raise InputError(f"{self.name} has the class {name}, which the model has not learnt; leave it out")
+        labels = torch.tensor([number.get(name, 0) for name in self.classes])
+        train = dataclasses.replace(self.train, labels=labels[self.train.labels])
+        test = train if self.test is self.train else dataclasses.replace(self.test, labels=labels[self.test.labels])
+        return dataclasses.replace(self, classes=tuple(classes), train=train, test=test)
 
     @property
     def num_test(self) -> int:
@@ -145,29 +196,6 @@ class Dataset:
         if self.backbone is not None:
             return 3, self.backbone["image_size"], self.backbone["image_size"]
         return tuple(self.train.pixels.shape[1:])
-
-
-def hold_out(labels: Tensor, quotas: Sequence[int], seed: int) -> Tensor:
-    """Which of the labels (N,) to hold out, bool (N,): so many of each class, drawn at random."""
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(seed)
-    for label, quota in enumerate(quotas):
-        of_class = (labels == label).nonzero().flatten()
-        held_out[of_class[torch.randperm(len(of_class), generator=generator)[:quota]]] = True
-    return held_out
-
-
-def stratified(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which of the labels (N,) to hold out, bool (N,): that share of each class, drawn at random.
-
-    In all as many as the share makes; at least one of each class that has two.
-    """
-    counts = labels.bincount()
-    quotas = (counts * share).floor().long()
-    missing = round(len(labels) * share) - int(quotas.sum())
-    quotas[(counts * share - quotas).argsort(descending=True, stable=True)[:missing]] += 1
-    quotas = torch.minimum(quotas.clamp(min=1), (counts - 1).clamp(min=0))
-    return hold_out(labels, quotas.tolist(), seed)
 
 
 def key_of(folder: Path) -> str:

@@ -108,13 +108,18 @@ def prepare(folder: Path, root: Path) -> None:
     Raises:
         InputError: a file is missing or damaged, or cannot be written.
     """
-    if packed_files := [(packed, raw) for packed, raw in _files(folder, root) if packed != raw]:
+    if _to_unpack(folder, root):  # a root that holds all may be read-only
         with writing(root, suggest_digits=True):
             (root / "unpacked" / key_of(folder)).mkdir(parents=True, exist_ok=True)
             with locked(root, wait=True):
-                for packed, raw in packed_files:
-                    if not raw.exists() or raw.stat().st_mtime < packed.stat().st_mtime:
-                        _unpack(packed, raw)
+                for packed, raw in _to_unpack(folder, root):
+                    _unpack(packed, raw)
+
+
+def _to_unpack(folder: Path, root: Path) -> list[tuple[Path, Path]]:
+    """The packed files that were not unpacked since they last changed, each with the file to unpack it into."""
+    files = [(packed, raw) for packed, raw in _files(folder, root) if packed != raw]
+    return [(packed, raw) for packed, raw in files if not raw.exists() or raw.stat().st_mtime < packed.stat().st_mtime]
 
 
 def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:

@@ -6,6 +6,7 @@ import gzip
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from logreg_lightning.runtime.files import locked, replace
 
 NAMES = ("mnist", "fashion-mnist", "kmnist", "qmnist", "digits")
 _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
+
+
+def spelt(name: str, known: Iterable[str]) -> str:
+    """The known name that this one is but for case, hyphens and underscores; itself where it is none of them."""
+
+    def plain(text: str) -> str:
+        return text.casefold().replace("-", "").replace("_", "")
+
+    return next((other for other in known if plain(other) == plain(name)), name)
 
 
 def load(name: str, root: Path) -> Dataset:

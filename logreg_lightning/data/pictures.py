@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,43 +19,253 @@ from torch import Tensor
 from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
+    import PIL.Image
     from PIL.Image import Image
 
-MNIST_SHAPE = (1, 28, 28)
+
+PixelRange = tuple[float, float]
+"""Which value of a picture of more than 8 bits becomes 0, and which 255."""
+
+LONG = 2.0
+"""How many times as long as an image's shape a picture may be to be cropped; a longer one is squeezed into it whole."""
+
+_SIGNATURES = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"DDS ": "DDS",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+}
+"""What a file begins with that is meant to be a picture."""
+
+_PLUGINS = {
+    "AVIF": (("avif", "avis"), "pillow_avif", "pillow-avif-plugin"),
+    "HEIC": (("heic", "heix", "hevc", "hevx", "heim", "heis", "mif1", "msf1"), "pillow_heif", "pillow-heif"),
+}
+"""Of formats that Pillow may need a package for: their brands (ISO/IEC 14496-12, 4.3), its module and its name."""
 
 
-def read_picture(path: Path | IO[bytes]) -> Image:
-    """A picture of any format that PIL reads, upright by its EXIF data, transparent parts on white, in L or RGB.
+def read_picture(path: Path | IO[bytes], prepare: Callable[[Image], Image] | None = None) -> Image:
+    """A picture of any format that PIL reads, as `upright` makes it.
+
+    Args:
+        prepare: What is done to it before, with its transparent parts.
 
     Raises:
-        OSError: it cannot be read or is not a picture.
+        OSError: it cannot be read or is no picture; `reason_of` says why.
+    """
+    with _opened(path) as picture:
+        return upright(picture if prepare is None else prepare(picture))
+
+
+def extremes(data: bytes) -> PixelRange | None:
+    """The least and the greatest number in a file's picture, if that has more than 8 bits a value; else None."""
+    is_grey16 = data[24:26] == b"\x10\0"  # of a PNG: bits, and type of colour
+    if data.startswith((b"\xff\xd8\xff", b"GIF8", b"RIFF")) or (data.startswith(b"\x89PNG") and not is_grey16):
+        return None  # which is known without opening it
+    with contextlib.suppress(OSError), _opened(io.BytesIO(data)) as picture:
+        if is_deep(picture):
+            finite = (block[np.isfinite(block)] for block in _blocks(upright(picture)))
+            ends = [(float(block.min()), float(block.max())) for block in finite if len(block)]
+            return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+    return None
+
+
+def pixel_range(minima: Sequence[float], maxima: Sequence[float]) -> PixelRange | None:
+    """What decides how bright all pictures of more than 8 bits of a data set are, from those to train on.
+
+    The 5th percentile of their least values and the 95th of their greatest: one picture with a flaw changes little.
+
+    Args:
+        minima, maxima: Of each such picture; None is returned where there is none.
+    """
+    if not len(minima):
+        return None
+    low, high = float(np.percentile(minima, 5)), float(np.percentile(maxima, 95))
+    return low, high if high > low else low + max(1.0, abs(low))
+
+
+def eight_bits(picture: Image, pixel_range: Sequence[float] | None) -> Image:
+    """The picture in mode L or RGB: one of more than 8 bits is scaled, and cut off at the ends of the range.
+
+    Args:
+        picture: As `upright` returns it.
+        pixel_range: None where none is known: 0 to 65535 for integers, 0 to 1 for floats.
     """
     import PIL.Image
 
-    try:
-        with PIL.Image.open(path) as picture:
-            return upright(picture)
-    except (SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:  # as PIL calls some damage
-        raise OSError(str(error)) from None
+    if not is_deep(picture):
+        return picture
+    low, high = pixel_range or ((0, 1) if picture.mode == "F" else (0, 65535))
+    scaled = np.empty((picture.height, picture.width), dtype=np.uint8)
+    row = 0
+    for block in _blocks(picture):
+        values = np.nan_to_num(block, nan=low, posinf=high, neginf=low).clip(low, high)
+        scaled[row : row + len(block)] = ((values - low) * (255 / (high - low))).round()
+        row += len(block)
+    return PIL.Image.fromarray(scaled)
+
+
+def _blocks(picture: Image) -> Iterator[np.ndarray[Any, Any]]:
+    """A picture's values, float64 (rows, width), a million or so at a time: all of them would take much memory."""
+    values, rows = np.asarray(picture), max(1, 2**20 // picture.width)
+    for begin in range(0, len(values), rows):
+        with np.errstate(invalid="ignore"):  # of a NaN that the processor would report
+            yield values[begin : begin + rows].astype(np.float64)
+
+
+def is_deep(picture: Image) -> bool:
+    """Whether it has more than 8 bits a value: these are integers, or floats in mode F."""
+    return picture.mode.startswith("I") or picture.mode == "F"
 
 
 def upright(picture: Image) -> Image:
-    """The same picture as a person sees it, in mode L or RGB."""
-    import PIL.ExifTags
-    import PIL.Image
-    import PIL.ImageOps
+    """The same picture as a person sees it: turned by its EXIF data, transparent parts on white, in mode L or RGB.
 
-    if picture.getexif().get(PIL.ExifTags.Base.Orientation, 1) != 1:  # a copy of each would take time
-        picture = PIL.ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a pixel: PIL would cut off at 255
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535 if values.max(initial=0) > 255 else 255
-        return PIL.Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8))
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+    One of more than 8 bits a value is turned alone, and is in mode I;16, I or F, with NaN where it has no data; see
+    `eight_bits`.
+    """
+    import PIL.Image
+
+    picture.load()
+    if 0 in picture.size:
+        raise OSError("it has no pixels")
+    info, turn = dict(picture.info), _turn(picture)
+    if is_deep(picture):
+        picture = _deep(picture)
+    if turn is not None:  # a copy of each would take time
+        picture = picture.transpose(turn)
+    if is_deep(picture):
+        return picture
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in info:
         picture = picture.convert("RGBA")
         white = PIL.Image.new("RGBA", picture.size, "white")
         picture = PIL.Image.alpha_composite(white, picture)
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file is no picture, in a few words."""
+    return " ".join((error.strerror or str(error)).split())[:120] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened(path: Path | IO[bytes]) -> Iterator[Image]:
+    """The file's picture, to be decoded inside; whatever Pillow raises meanwhile is an OSError."""
+    import PIL.Image
+
+    head = b""
+    try:
+        with path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path) as file:
+            head = file.read(64)
+            file.seek(0)
+            _add_plugin(head)
+            _quiet_libtiff()
+            with PIL.Image.open(file) as picture:
+                yield picture
+    except PIL.UnidentifiedImageError:
+        raise OSError(_unidentified(head)) from None
+    except OSError:
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise OSError(str(error)) from None
+    except Exception as error:  # Pillow's plugins raise whatever the bytes make them
+        raise OSError(f"damaged: {type(error).__name__} {error}") from None
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """libtiff, which Pillow's C part brings, writes to stderr what it finds wrong; what counts Pillow raises."""
+    import PIL._imaging
+
+    with contextlib.suppress(OSError, AttributeError):  # a build that hides it
+        library = ctypes.CDLL(PIL._imaging.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
+def _turn(picture: Image) -> PIL.Image.Transpose | None:
+    """How to turn a picture so that it is upright; None where its EXIF data say nothing, or are damaged."""
+    import PIL.ExifTags
+    from PIL.Image import Transpose
+
+    try:
+        orientation = picture.getexif().get(PIL.ExifTags.Base.Orientation)
+    except Exception:  # as in `_opened`; a viewer shows such a picture too
+        return None
+    # Not ImageOps.exif_transpose: it writes all the EXIF data anew, and refuses a picture of which it cannot.
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return turns.get(orientation) if isinstance(orientation, int) else None
+
+
+def _deep(picture: Image) -> Image:
+    """The values as the file means them, of a picture of more than 8 bits."""
+    import PIL.Image
+
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    values = np.asarray(picture)
+    if picture.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # which Pillow takes for signed
+    floats = values.astype(np.float32)
+    try:
+        nodata = np.float32(str(tags[_GDAL_NODATA]).strip("\0 "))
+    except (KeyError, ValueError):
+        return PIL.Image.fromarray(floats) if values.dtype == np.uint32 else picture.copy()
+    return PIL.Image.fromarray(np.where(floats == nodata, np.float32(np.nan), floats))
+
+
+_BITS, _SAMPLE_FORMAT, _GDAL_NODATA = 258, 339, 42113
+"""Tags of TIFF; the last, a text, is the value of pixels without data (https://gdal.org/drivers/raster/gtiff.html)."""
+
+
+def _iso_format(head: bytes) -> str | None:
+    """AVIF or HEIC where a file's first bytes say so, whatever its name."""
+    if head[4:8] != b"ftyp":
+        return None
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    brands = {head[begin : begin + 4].decode("latin-1") for begin in (8, *range(16, end, 4))}
+    return next((name for name, (known, _, _) in _PLUGINS.items() if brands & set(known)), None)
+
+
+def _add_plugin(head: bytes) -> None:
+    """Makes Pillow read AVIF or HEIC, if a file begins so and the package for it is installed."""
+    import PIL.features
+
+    name = _iso_format(head)
+    if name is not None and not (name == "AVIF" and PIL.features.check("avif")):
+        with contextlib.suppress(ImportError):
+            module = importlib.import_module(_PLUGINS[name][1])
+            if name == "HEIC":
+                module.register_heif_opener()
+
+
+def _unidentified(head: bytes) -> str:
+    """Why Pillow knows no format for a file that begins so."""
+    import PIL.features
+
+    if not head:
+        return "it is empty"
+    if name := _iso_format(head):
+        module, package = _PLUGINS[name][1:]
+        if importlib.util.find_spec(module) is None and not (name == "AVIF" and PIL.features.check("avif")):
+            return f"{name}, which needs a package: pip install {package}"
+        return f"damaged {name}"
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
+            return f"{name}, damaged or of a kind that Pillow does not read"
+    return "no picture"
 
 
 def square_shape(in_features: int) -> tuple[int, int, int]:
@@ -72,7 +287,7 @@ def to_batch(images: Any, shape: Sequence[int], num_features: int | None, prepar
     Args:
         shape: (C, H, W) of the images that the model takes; (features,) where it takes none.
         num_features: Of the features that it takes; None where it takes none.
-        prepare: Makes uint8 (C, H, W) of a picture in mode L or RGB.
+        prepare: Makes uint8 (C, H, W) of a picture as `upright` returns it.
 
     Returns:
         uint8 (N, C, H, W), or float (N, features).
@@ -105,44 +320,25 @@ def to_batch(images: Any, shape: Sequence[int], num_features: int | None, prepar
     raise InputError(f"images of {values.dtype} {tuple(values.shape)} are not what this model takes: {wanted}")
 
 
+def length_of(size: Sequence[int], shape: Sequence[int]) -> float:
+    """How many times as wide or as high as an image of that shape (C, H, W) a picture (width, height) is; 1 or more."""
+    ratio = size[0] * shape[1] / (size[1] * shape[2])
+    return max(ratio, 1 / ratio)
+
+
 def to_pixels(picture: Image, shape: Sequence[int]) -> Tensor:
-    """uint8 (C, H, W) of that shape: the middle of the picture, scaled; grey where C is 1."""
+    """uint8 (C, H, W) of that shape: the middle of the picture, scaled; grey where C is 1.
+
+    One that is more than `LONG` times as long as the shape is squeezed into it whole.
+    """
     import PIL.Image
     import PIL.ImageOps
 
     channels, height, width = shape
     picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
+    if length_of(picture.size, shape) > LONG:
+        picture = picture.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    elif picture.size != (width, height):
         picture = PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy())
     return values.unsqueeze(0) if channels == 1 else values.permute(2, 0, 1)
-
-
-def digit_to_pixels(picture: Image) -> Tensor:
-    """uint8 (1, 28, 28) of a photo or scan of one digit, made as MNIST was.
-
-    Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
-    mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
-    pixel (14, 14) from 0. Ink is what differs from the paper, the border's median, by a tenth of the most.
-    """
-    import PIL.Image
-
-    values = np.asarray(picture.convert("L"), dtype=np.float64)
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    paper = np.median(border)
-    ink = values - paper if (values - paper).max() >= (paper - values).max() else paper - values
-    ink = (ink / max(ink.max(), 1.0)).clip(0, 1)
-    ink[ink < 0.1] = 0  # the paper's grain
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    if not len(rows):
-        return torch.zeros(MNIST_SHAPE, dtype=torch.uint8)
-    box = PIL.Image.fromarray((255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.uint8))
-    scale = 20 / max(box.size)
-    size = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
-    small = np.asarray(box.resize(size, PIL.Image.Resampling.LANCZOS))
-    total = max(float(small.sum()), 1.0)
-    middle = [float((small.sum(1 - axis) * np.arange(small.shape[axis])).sum()) / total for axis in (0, 1)]
-    top, left = (min(max(round(14 - middle[axis]), 0), 28 - small.shape[axis]) for axis in (0, 1))
-    placed = np.zeros((28, 28), dtype=np.uint8)
-    placed[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return torch.from_numpy(placed).unsqueeze(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from logreg_lightning.data.folder import FolderSource
 from logreg_lightning.errors import InputError
 
 
-def source_of(dataset: str, root: Path) -> Source:
+def source_of(dataset: str, root: Path, known: Sequence[str] | None = None) -> Source:
     """Where the data set of that name, or in that folder, comes from; nothing is read or written yet.
 
     Args:
         root: Folder for what is downloaded or unpacked.
+        known: Classes that a model has learnt and is to be tested on; None where one is to be trained.
 
     Raises:
         InputError: it is neither a data set's name nor a folder.
@@ -31,4 +33,4 @@ def source_of(dataset: str, root: Path) -> Source:
         return ArraySource(key_of(folder), partial(npy.load, folder), is_stratified=True, holds_features=True)
     if idx.is_idx_folder(folder):
         return ArraySource(key_of(folder), partial(idx.load, folder, root), partial(idx.prepare, folder, root))
-    return FolderSource(folder, root)
+    return FolderSource(folder, root, known)

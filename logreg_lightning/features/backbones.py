@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from logreg_lightning.data.pictures import to_pixels
+from logreg_lightning.data.pictures import LONG, length_of, to_pixels
 from logreg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ EMBEDDED = "efficientnet-lite0"
 
 BATCH = 16
 """Pictures that a backbone looks at together. Another number changes features by rounding."""
-
-LONGEST = 20
-"""How many times as long as wide a picture may be; of a longer one the middle is taken."""
 
 PIXEL_SIZE = 28
 """Height and width that pictures are scaled to where nothing else is said."""
@@ -145,12 +142,13 @@ class Backbone(nn.Module):
         return self
 
     def prepare(self, picture: Image) -> Tensor:
-        import PIL.ImageOps
+        from PIL.Image import Resampling
 
-        longest = LONGEST * min(picture.size)  # scaled by its short side, a line would be huge
-        if max(picture.size) > longest:
-            picture = PIL.ImageOps.fit(picture, (min(picture.width, longest), min(picture.height, longest)))
-        values = np.asarray(self.resize(picture.convert("RGB")), dtype=np.uint8)
+        picture = picture.convert("RGB")
+        if length_of(picture.size, self.image_shape) > LONG:  # squeezed whole, as `to_pixels` does
+            side = max(self.image_shape[1], min(picture.size))
+            picture = picture.resize((side, side), Resampling.BICUBIC)
+        values = np.asarray(self.resize(picture), dtype=np.uint8)
         return torch.from_numpy(values.copy()).permute(2, 0, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,10 +168,26 @@ Extractor = Pixels | Backbone
 """What turns pictures into a model's input."""
 
 
-def exact() -> Any:
-    """As long as it is entered, a GPU computes convolutions to float32's precision, and twice the same."""
-    # cuDNN computes with TF32, three digits, unless told not to.
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """As long as any thread has it entered, a GPU computes convolutions to float32's precision, and twice the same."""
+    global _exact_for
+    with _setting:
+        if _exact_for == 0:
+            # cuDNN computes with TF32, three digits, unless told not to.
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            _as_before.enter_context(flags)
+        _exact_for += 1
+    try:
+        yield
+    finally:
+        with _setting:
+            _exact_for -= 1
+            if _exact_for == 0:
+                _as_before.close()
+
+
+_setting, _as_before, _exact_for = threading.Lock(), contextlib.ExitStack(), 0
 
 
 def check_name(name: str) -> None:

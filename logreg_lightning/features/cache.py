@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from logreg_lightning.data.dataset import content_of, stat_of
+from logreg_lightning.data.pictures import PixelRange
 from logreg_lightning.features.backbones import Extractor
 from logreg_lightning.runtime.files import locked, read_json, write_json
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Raised whenever a cache written by an older version could no longer be read."""
 
 CHUNK = 4096
@@ -38,24 +40,41 @@ class Rows:
 
     Attributes:
         contents: Of each row its picture's content; empty where the row's checksum is wrong.
-        unreadable: Rows of files that are no pictures.
+        unreadable: Rows of files that are no pictures, each with the reason.
+        lengths: Of each row how many times as long as an image its picture is, see `length_of`.
         values: (N, *shape), memory-mapped.
     """
 
     contents: list[str]
-    unreadable: list[int]
+    unreadable: dict[int, str]
+    lengths: list[float]
     values: Array
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a block's file holds, row for row.
+
+    Attributes:
+        values: (n, *shape).
+        reasons: Why a file is no picture; empty of one that is.
+        lengths: As `Rows` has them.
+    """
+
+    values: Array
+    reasons: Sequence[str]
+    lengths: Sequence[float]
+
+
 class Cache:
-    """The folder for what an extractor makes of the pictures that have this key.
+    """The folder for what an extractor makes of the pictures that have this key, in that range of values.
 
     `about.json` says which `values-*.npy` counts; `parts/` holds what is computed until it is put together.
     """
 
-    def __init__(self, root: Path, key: str, extractor: Extractor) -> None:
+    def __init__(self, root: Path, key: str, extractor: Extractor, pixel_range: PixelRange | None = None) -> None:
         self.shape, self.dtype = extractor.shape, extractor.dtype
-        identity = json.dumps([CACHE_FORMAT, extractor.key, self.dtype.name])
+        identity = json.dumps([CACHE_FORMAT, extractor.key, self.dtype.name, pixel_range])
         name = f"{extractor.name.replace('/', '-')}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
         self.folder = root / "features" / key / name
         self.about_file, self.parts = self.folder / "about.json", self.folder / "parts"
@@ -69,7 +88,7 @@ class Cache:
             if values.shape != (len(about["contents"]), *self.shape) or values.dtype != self.dtype:
                 return None
             stat = stat_of(file)
-            rows = Rows(about["contents"], about["unreadable"], values)
+            rows = Rows(about["contents"], dict(about["unreadable"]), about["lengths"], values)
             if about["stat"] == stat:
                 return rows
             # It was copied, or altered.
@@ -79,7 +98,7 @@ class Cache:
             return None
         if any(is_wrong):
             contents = ["" if is_wrong[row // CHUNK] else content for row, content in enumerate(rows.contents)]
-            return Rows(contents, rows.unreadable, values)
+            return dataclasses.replace(rows, contents=contents)
         with contextlib.suppress(OSError), locked(self.folder, wait=False):
             if read_json(self.about_file) == about:
                 write_json(self.about_file, {**about, "stat": stat})
@@ -100,17 +119,17 @@ class Cache:
         """
         return locked(self.parts, wait, self._file(block).with_suffix(".lock").name)
 
-    def part(self, block: Block) -> tuple[Array, Array] | None:
-        """A block's values (n, *shape), and which are of pictures, bool (n,); None where there is no whole file."""
+    def part(self, block: Block) -> Part | None:
+        """What was made of a block; None where there is no whole file."""
         try:
             with np.load(self._file(block), allow_pickle=False) as arrays:
-                return arrays["values"], arrays["readable"]
+                return Part(arrays["values"], arrays["reasons"].tolist(), arrays["lengths"].tolist())
         except Exception:  # numpy raises whatever the bytes make it
             return None
 
-    def write_part(self, block: Block, values: Array, readable: Array) -> None:
+    def write_part(self, block: Block, part: Part) -> None:
         """Straight into its file: one that a kill or a power cut leaves incomplete is none, by its checksums."""
-        np.savez(self._file(block), values=values, readable=readable)
+        np.savez(self._file(block), values=part.values, reasons=list(part.reasons), lengths=list(part.lengths))
 
     def _file(self, block: Block) -> Path:
         return self.parts / f"{content_of(''.join(block).encode())}.npz"
@@ -123,27 +142,33 @@ class Cache:
         rows_of: dict[str, list[int]] = {}
         for row, content in enumerate(contents):
             rows_of.setdefault(content, []).append(row)
-        unreadable = set(rows_of.pop("", []))
+        unreadable = dict.fromkeys(rows_of.pop("", []), "it cannot be read")
+        lengths = [1.0] * len(contents)
         file = self.folder / f"values-{secrets.token_hex(4)}.npy"
         values = np.lib.format.open_memmap(file, "w+", self.dtype, (len(contents), *self.shape))
         _reserve(file)
         if old is not None:
-            skipped = set(old.unreadable)
             for old_row, content in enumerate(old.contents):
                 for row in rows_of.get(content, []):
-                    values[row] = old.values[old_row]
-                    unreadable |= {row} if old_row in skipped else set()
+                    values[row], lengths[row] = old.values[old_row], old.lengths[old_row]
+                    if old_row in old.unreadable:
+                        unreadable[row] = old.unreadable[old_row]
         for block in blocks:
             part = self.part(block)
             if part is None:
                 return
-            for content, value, is_readable in zip(block, *part, strict=True):
+            for content, value, reason, length in zip(block, part.values, part.reasons, part.lengths, strict=True):
                 for row in rows_of[content]:
-                    values[row] = value
-                unreadable |= set() if is_readable else set(rows_of[content])
+                    values[row], lengths[row] = value, length
+                    if reason:
+                        unreadable[row] = reason
         values.flush()
-        about = {"file": file.name, "contents": list(contents), "unreadable": sorted(unreadable)}
-        about["checksums"] = _checksums(values)
+        about: dict[str, Any] = {
+            "file": file.name,
+            "contents": list(contents),
+            "unreadable": sorted(unreadable.items()),
+        }
+        about |= {"lengths": lengths, "checksums": _checksums(values)}
         del values
         write_json(self.about_file, {**about, "stat": stat_of(file)})  # from here on this file counts
         for other in self.folder.glob("values-*.npy"):

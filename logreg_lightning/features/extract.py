@@ -15,13 +15,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
 
-from logreg_lightning.data.arrays import map_read_only
 from logreg_lightning.data.dataset import Pictures, writing
+from logreg_lightning.data.pictures import length_of, reason_of
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.features.backbones import BATCH, Extractor, exact
-from logreg_lightning.features.cache import Block, Cache
+from logreg_lightning.features.cache import Block, Cache, Part, Rows
 from logreg_lightning.runtime.files import locked
 from logreg_lightning.runtime.output import print_once
 from logreg_lightning.runtime.threads import use_threads
@@ -93,8 +92,8 @@ def extract(
                     shutil.rmtree(cache.parts, ignore_errors=True)
 
 
-def extracted(cache: Cache, pictures: Pictures) -> tuple[Tensor, list[int]]:
-    """The pictures' values (N, *shape), memory-mapped, and the rows that hold none, as `extract` left them.
+def extracted(cache: Cache, pictures: Pictures) -> Rows:
+    """What is made of the pictures, as `extract` left it.
 
     Raises:
         InputError: they are of other pictures.
@@ -102,7 +101,7 @@ def extracted(cache: Cache, pictures: Pictures) -> tuple[Tensor, list[int]]:
     rows = cache.rows()
     if rows is None or rows.contents != list(pictures.contents):
         raise InputError(f"{cache.folder} does not hold the features of the pictures as they are now; begin again")
-    return map_read_only(rows.values), rows.unreadable
+    return rows
 
 
 def _blocks(contents: Sequence[str], most: int) -> list[Block]:
@@ -127,16 +126,20 @@ def _compute(
 
     def compute(block: Block, device: int) -> None:
         images = torch.zeros(len(block), *extractor.image_shape, dtype=torch.uint8)
-        readable = np.zeros(len(block), dtype=bool)
+        reasons, lengths = [""] * len(block), [1.0] * len(block)
         for position, content in enumerate(block):
-            with contextlib.suppress(OSError):
-                images[position] = extractor.prepare(pictures.read(row_of[content]))
-                readable[position] = True
+            try:
+                picture = pictures.read(row_of[content])
+            except OSError as error:
+                reasons[position] = reason_of(error)
+            else:
+                images[position] = extractor.prepare(picture)
+                lengths[position] = length_of(picture.size, extractor.image_shape)
         with turns[device]:
             values = copies[device].features(images).cpu()
-        if not bool(values[torch.from_numpy(readable)].isfinite().all()):
+        if not bool(values[[not reason for reason in reasons]].isfinite().all()):
             raise RunError(f"{extractor.name} gives numbers that are not finite for a picture; use another")
-        cache.write_part(block, values.numpy(), readable)
+        cache.write_part(block, Part(values.numpy(), reasons, lengths))
 
     def work(device: int, queue: Iterator[Block], wait: bool) -> None:
         try:

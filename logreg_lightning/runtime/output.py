@@ -39,13 +39,13 @@ def print_once(text: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Lightning's own remarks from between the lines; its errors are exceptions."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    """Keeps Lightning's and Pillow's own remarks from between the lines; their errors are exceptions."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "PIL")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*")
+        warnings.filterwarnings("ignore", module="lightning.*|torchmetrics.*|PIL.*")
         for logger in loggers:
-            logger.setLevel(logging.WARNING)
+            logger.setLevel(logging.CRITICAL if logger.name == "PIL" else logging.WARNING)
         try:
             yield
         finally:

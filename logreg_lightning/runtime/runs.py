@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import platform
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from logreg_lightning.errors import InputError
@@ -22,27 +25,27 @@ from logreg_lightning.runtime.processes import rank
 LOGS = Path("lightning_logs")
 
 MAY_CHANGE = frozenset(
-    {"resume", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy"}
-    | {"threads", "pictures", "data.root"}
+    {"resume", "log_dir", "max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy"}
+    | {"threads", "pictures", "data.dataset", "data.root"}
 )
 """Settings that a resumed run may be given anew."""
 
 
-def create(kind: str = "version") -> Path:
-    """The folder of a new run, or sweep, empty, with the first free number; no two processes get the same.
+def create(kind: str = "version", logs: Path = LOGS) -> Path:
+    """The folder of a new run, or sweep, in `logs`, empty, with the first free number; no two processes get the same.
 
     Raises:
         InputError: it cannot be made.
     """
     try:
-        LOGS.mkdir(exist_ok=True)
-        for number in itertools.count(max(map(_number, all_of(kind)), default=-1) + 1):
+        logs.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(max(map(_number, all_of(kind, logs)), default=-1) + 1):
             with contextlib.suppress(FileExistsError):
-                folder = LOGS / f"{kind}_{number}"
+                folder = logs / f"{kind}_{number}"
                 folder.mkdir()
                 return folder
     except OSError as error:
-        raise InputError(f"{LOGS} cannot be written ({error.strerror}); work in a folder you can write to") from None
+        raise InputError(f"{logs} cannot be written ({error.strerror}); set another folder as `log_dir`") from None
     raise AssertionError("unreachable")
 
 
@@ -50,22 +53,32 @@ def _number(run: Path) -> int:
     return int(run.name.rpartition("_")[2])
 
 
-def all_of(kind: str) -> list[Path]:
-    """The folders of all runs, `version`, or sweeps, `sweep`, oldest first."""
-    folders = [run for run in LOGS.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
+def logs_of(run: str, logs: Path = LOGS) -> tuple[bool, Path]:
+    """Whether the newest run is meant, by `last` or by `FOLDER/last`; and where it, and others, would be."""
+    path = Path(run)
+    if path.name != "last" or (len(path.parts) > 1 and path.is_dir()):  # a run may be called that
+        return False, logs
+    return True, logs if len(path.parts) == 1 else path.parent
+
+
+def all_of(kind: str, logs: Path = LOGS) -> list[Path]:
+    """The folders in `logs` of all runs, `version`, or sweeps, `sweep`, oldest first."""
+    folders = [run for run in logs.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
     return sorted(folders, key=_number)
 
 
-def find(resume: str) -> tuple[Path, Path | None]:
-    """A run's folder and the checkpoint to resume, of `last`, a run's folder or a `.ckpt` in one.
+def find(resume: str, logs: Path = LOGS) -> tuple[Path, Path | None]:
+    """A run's folder and the checkpoint to resume, of `last`, the newest in `logs`, `FOLDER/last`, the newest in that
+    folder, a run's folder, or a `.ckpt` in one.
 
     There is no checkpoint where the run was killed before its first save: it starts again in its folder.
 
     Raises:
         InputError: there is nothing to resume; the sentence lists the runs here.
     """
-    runs = [run for run in all_of("version") if (run / "config.yaml").is_file()]
-    given = (runs[-1] if runs else LOGS / "version_0") if resume == "last" else Path(resume)
+    is_last, logs = logs_of(resume, logs)
+    runs = [run for run in all_of("version", logs) if (run / "config.yaml").is_file()]
+    given = (runs[-1] if runs else logs / "version_0") if is_last else Path(resume)
     folder = given.parent.parent if resume.endswith(".ckpt") else given
     checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
     is_saved = checkpoint.is_file()
@@ -81,13 +94,15 @@ def _names(runs: list[Path]) -> str:
 
 
 def checkpoint_of(run: str) -> Path:
-    """The checkpoint of a trained model: a run's last one, or the newest run's for `last`, or a `.ckpt` itself.
+    """The checkpoint of a trained model: a run's last one, the newest run's for `last`, in the default folder, or
+    `FOLDER/last`, in that one, or a `.ckpt` itself.
 
     Raises:
         InputError: there is none; the sentence lists the runs here.
     """
-    trained = [folder for folder in all_of("version") if _last_checkpoint(folder).is_file()]
-    folder = trained[-1] if run == "last" and trained else Path(run)
+    is_last, logs = logs_of(run)
+    trained = [folder for folder in all_of("version", logs) if _last_checkpoint(folder).is_file()]
+    folder = trained[-1] if is_last and trained else Path(run)
     checkpoint = folder if folder.suffix == ".ckpt" else _last_checkpoint(folder)
     if not checkpoint.is_file():
         raise InputError(f"no checkpoint found at {checkpoint}; trained runs here: {_names(trained)}")
@@ -143,6 +158,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{file} does not hold a run's settings; fix it")
     return config
+
+
+def write_trained_on(folder: Path, keys: dict[str, Any]) -> None:
+    """Writes `trained_on.npz`, arrays by their names, unless it is there."""
+    if not (folder / "trained_on.npz").exists():
+        file = io.BytesIO()
+        np.savez(file, **keys)
+        atomic_write(folder / "trained_on.npz", file.getvalue())
+
+
+def read_trained_on(folder: Path) -> dict[str, Any] | None:
+    """What `write_trained_on` wrote; None where it was not called, as by a stock trainer.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = folder / "trained_on.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy it again") from None
 
 
 def threads_of(checkpoint: Path) -> int | None:

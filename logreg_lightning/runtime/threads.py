@@ -1,9 +1,13 @@
-"""How many CPU threads compute, and how long they wait for each other. To be imported before torch."""
+"""How many CPU threads compute, and how long they wait for each other; which of a process's own threads may train.
+
+To be imported before torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 
 SPIN = "30000"
@@ -24,6 +28,24 @@ else:
     import torch
 
 
+_one_of = threading.RLock()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Entered by one of a process's own threads at a time; the next one waits until that one leaves.
+
+    A training needs what a process has one of: torch's seed and number of threads, the environment, warnings, what is
+    put in place of Lightning's functions. A wait in the main thread ends with Ctrl-C.
+    """
+    with _one_of:
+        yield
+
+
+drawing = threading.RLock()
+"""Held while a model draws its first weights from the one generator that torch has, by any thread."""
+
+
 def threads_for(work: int) -> int:
     """As many threads as an optimiser step of so many multiplications is worth, at most those that torch has.
 
@@ -37,18 +59,19 @@ def threads_for(work: int) -> int:
 def use_threads(threads: int | None) -> Iterator[None]:
     """Computes with so many threads, in this process and, by their environment, in those that it starts.
 
-    None changes nothing.
+    None changes nothing; a number is set by one thread of this process at a time, see `alone`.
     """
     if threads is None:
         yield
         return
-    before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        os.environ.pop("OMP_NUM_THREADS")
-        if environment is not None:
-            os.environ["OMP_NUM_THREADS"] = environment
+    with alone():
+        before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            os.environ.pop("OMP_NUM_THREADS")
+            if environment is not None:
+                os.environ["OMP_NUM_THREADS"] = environment

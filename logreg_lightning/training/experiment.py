@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -34,11 +35,11 @@ from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.progress import progress
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.signals import StopOnSignal
-from logreg_lightning.runtime.threads import threads_for, use_threads
+from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
 from logreg_lightning.use.by_class import FILES, by_class
 
-FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone")
+FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone", "pixel_range")
 """Parameters of a model that are no settings."""
 
 
@@ -101,7 +102,7 @@ class Experiment:
     ) -> None:
         self.kind = kind
         self.folder, self.checkpoint = resumed
-        self.data = ImageDataModule(str(data)) if isinstance(data, str | Path) else data.copy()
+        self.data = ImageDataModule(data) if isinstance(data, str | Path) else data.copy()
         self.started: dict[str, Any] = {}
         self._given, self._settings_of_model, self._may_change = given, settings_of_model, may_change
         self._verbose = verbose
@@ -151,6 +152,12 @@ class Experiment:
                 settings["max_epochs"] = self.max_epochs
         if self.checkpoint is not None and self.state is not None:
             data.check_resumable(self.checkpoint, self.state)
+        before = runs.read_trained_on(self.folder) if self.folder is not None else None
+        if before is not None and str(before["digest"]) != data.copies.digest:
+            raise InputError(
+                f"{self.folder} was started with other images or labels than those of `dataset={data.dataset!r}`; name "
+                "those that it was started with, or start a new run"
+            )
         return data
 
     def describe(self, models: int = 1) -> None:
@@ -181,28 +188,37 @@ class Experiment:
     # The model.
 
     def new_model(self, **changes: Any) -> LogisticRegression:
-        """A new model of the data's images or features and classes, with the settings, but for these."""
+        """A new model of the data's images or features and classes, with the settings, but for these.
+
+        It draws its weights from the beginning of torch's seed, whatever other threads have drawn since that was set.
+        """
         dataset = self.data.data
-        return LogisticRegression(
-            dataset.num_features,
-            len(dataset.classes),
-            **{**self.settings["model"], **changes},
-            image_shape=dataset.image_shape,
-            class_names=dataset.classes,
-            backbone=dataset.backbone,
-        )
+        with drawing:
+            torch.manual_seed(torch.initial_seed())
+            return LogisticRegression(
+                dataset.num_features,
+                len(dataset.classes),
+                **{**self.settings["model"], **changes},
+                image_shape=dataset.image_shape,
+                class_names=dataset.classes,
+                backbone=dataset.backbone,
+                pixel_range=dataset.pixel_range,
+            )
 
     # The folder and the trainer.
 
     def open_folder(self) -> Path:
         """Makes the folder, if it is a new one, and writes the settings; from here on errors say how to resume."""
         if self.folder is None and processes.rank() == 0:
-            self.folder = runs.create(self.kind)
+            self.folder = runs.create(self.kind, Path(self.settings["log_dir"]))
             self._stack.enter_context(runs.used_by_one(self.folder))
-        self.folder = self.folder or runs.LOGS  # process 0 tells it to those that torchrun or SLURM started
+        self.folder = self.folder or Path(
+            self.settings["log_dir"]
+        )  # process 0 tells it to those that torchrun or SLURM started
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
+            self._write_trained_on(self.folder)
         return self.folder
 
     def make_trainer(self, callbacks: Iterable[L.Callback], saver: Saver) -> L.Trainer:
@@ -243,6 +259,7 @@ class Experiment:
                 atomic_write(last, self.checkpoint.read_bytes())
             for name in ("results.json", *FILES):
                 (folder / name).unlink(missing_ok=True)
+            self._write_trained_on(folder)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
         logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
@@ -254,11 +271,17 @@ class Experiment:
                 "data.dataset": self.data.dataset,
                 "data.features": self.data.source.what,
             }
+            given = {**shown, "data.features": settings["data"]["features"]}  # which is pixels for .npy files too
             first = [
                 *SHOWN_FIRST,
-                *(name for name in shown if name not in SHOWN_FIRST and _is_changed(name, shown[name])),
+                *(name for name in shown if name not in SHOWN_FIRST and _is_changed(name, given[name])),
             ]
             curves.record_hyperparameters(logger, {name: shown[name] for name in (*first, *shown)}, first)
+
+    def _write_trained_on(self, folder: Path) -> None:
+        copies = self.data.copies
+        keys = {"train": copies.trained_on, "val": copies.validated_on, "digest": np.array(copies.digest)}
+        runs.write_trained_on(folder, keys)
 
     def end(self, trainer: L.Trainer, model: LogisticRegression, saver: Saver, settings: dict[str, Any]) -> Run:
         """Tests a trained model, draws it, and writes its results into the saver's folder.
@@ -267,7 +290,7 @@ class Experiment:
             trainer: Its `loggers` are the run's, see `start_logging`.
             settings: The run's.
         """
-        from logreg_lightning.use.advice import advice
+        from logreg_lightning.use.advice import advice, rests_on_copies
 
         data, folder = self.data, saver.folder
         trainer.test(model, datamodule=data, verbose=False)
@@ -289,6 +312,7 @@ class Experiment:
             "fit_seconds": saver.fit_seconds,
             **saver.validated,
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
+            **without_copies(model, data),
             "majority_class_accuracy": data.test_labels().bincount().max().item() / num_test,
             "seed": settings["seed"],
         }
@@ -297,6 +321,7 @@ class Experiment:
         num_val = len(data.val_indices) or num_test
         guessing = self._loss_of_guessing() if model.class_weights is None else math.inf
         remark = advice(results, saver.earlier, schedule, num_val, num_test, guessing)
+        remark = rests_on_copies(results, int(data.copies.in_test.sum()), num_test) or remark
         return Run(folder, results, model.cpu().eval(), remark)
 
     def _loss_of_guessing(self) -> float:
@@ -319,6 +344,16 @@ class Experiment:
             "devices": self.machine.num_devices,
             "versions": runs.versions(),
         }
+
+
+@torch.inference_mode()
+def without_copies(model: LogisticRegression, data: ImageDataModule) -> dict[str, float]:
+    """The accuracy on those test images that are not in training too; empty where no image is or all are."""
+    loader = data.test_dataloader_of(~data.copies.in_test)
+    if loader is None:
+        return {}
+    right = [(model(images).argmax(1) == labels.to(model.device)).cpu() for images, labels in loader]
+    return {"test/accuracy_without_copies": torch.cat(right).double().mean().item()}
 
 
 class Agreement(L.Callback):
@@ -366,7 +401,13 @@ def settings_of(data: ImageDataModule, given: dict[str, Any], model: dict[str, A
     if unknown:
         raise TypeError(f"fit() takes no {', '.join(sorted(unknown))}; a model has {', '.join(defaults)}")
     of_data = {**dict(data.hparams), "dataset": data.dataset, "root": str(data.root)}
-    return {**given, "resume": None, "data": of_data, "model": {**defaults, **model}}
+    return {
+        **given,
+        "resume": None,
+        "log_dir": str(given.get("log_dir", runs.LOGS)),
+        "data": of_data,
+        "model": {**defaults, **model},
+    }
 
 
 def _is_changed(name: str, value: Any) -> bool:
@@ -381,6 +422,8 @@ def _is_changed(name: str, value: Any) -> bool:
 def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, Any]:
     """The settings, those that are auto as they became when the training was started."""
     filled = {name: started.get(name, value) if value == "auto" else value for name, value in settings.items()}
+    if "log_dir" in started:  # where the run is, however it was found
+        filled["log_dir"] = started["log_dir"]
     return filled | {
         name: as_started(value, started.get(name, {})) for name, value in settings.items() if isinstance(value, dict)
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.runs import checkpoint_of
+from logreg_lightning.runtime.threads import drawing
 from logreg_lightning.training import metrics
 from logreg_lightning.use.classifier import Predictor
 
@@ -20,7 +21,7 @@ class ImageClassifier(Predictor, L.LightningModule):
     """Needs `forward`: logits, float (N, num_classes), of images (N, C, H, W) or features (N, features).
 
     Args:
-        image_shape, class_names, backbone: As `Predictor` has them.
+        image_shape, class_names, backbone, pixel_range: As `Predictor` has them.
         class_weights: float (num_classes,), what the losses of a class's images are multiplied by.
         calibrate: Whether `temperature`, a buffer, is chosen at each validation; see `Calibration`.
     """
@@ -35,10 +36,12 @@ class ImageClassifier(Predictor, L.LightningModule):
         class_weights: Tensor | None,
         calibrate: bool,
         backbone: Mapping[str, Any] | None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.image_shape, self.class_names = tuple(image_shape), tuple(class_names)
         self.backbone = None if backbone is None else dict(backbone)
+        self.pixel_range = None if pixel_range is None else (pixel_range[0], pixel_range[1])
         self.calibrates = calibrate
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("temperature", torch.ones(()) if calibrate else None)
@@ -58,6 +61,10 @@ class ImageClassifier(Predictor, L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(metrics.compute(self.test_metrics))
 
+    def predict_step(self, batch: Sequence[Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """Probabilities, float (n, num_classes), of the images of a batch, with their labels or alone."""
+        return cast(Tensor, self(batch if isinstance(batch, Tensor) else batch[0])).softmax(1)
+
     def _evaluate(self, collection: Any, images: Tensor, labels: Tensor) -> None:
         if len(labels):  # none where there are fewer batches than processes
             # Each metric gets only those keyword arguments that its own `update` names.
@@ -73,12 +80,13 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: it is not a complete checkpoint of this project.
         """
-        # Lightning takes an open file in place of a path.
-        return super().load_from_checkpoint(checkpoints.as_file(checkpoint_path), *args, **kwargs)
+        content = checkpoints.as_file(checkpoint_path)
+        with drawing:  # weights that are then replaced; another thread may be at those of a training
+            return super().load_from_checkpoint(content, *args, **kwargs)  # which takes an open file in place of a path
 
     @classmethod
     def load(cls, run: str | Path) -> Self:
-        """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
+        """The model of a run, by its folder, or of `last` or `FOLDER/last`, the newest run, or of a `.ckpt` file.
 
         It is on the CPU and ready to predict.
 

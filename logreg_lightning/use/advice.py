@@ -16,6 +16,9 @@ ELSEWHERE = 0.05
 SURE = 3
 """Standard errors beyond which a difference is no chance: one run in a thousand."""
 
+COPIES = 0.02
+"""By how much test images that are in training too may raise test accuracy."""
+
 FALLING = 0.05
 """By which share the validation loss may fall in a run's second half."""
 
@@ -81,6 +84,20 @@ def advice(
             f"train longer, or with an lr above {results['lr']:g}"
         )
     return None
+
+
+def rests_on_copies(results: dict[str, Any], copies: int, num_test: int) -> str | None:
+    """One sentence where so many of the test images are in training too that the result says little; else None."""
+    accuracy, without = results["test/accuracy"], results.get("test/accuracy_without_copies")
+    if copies == num_test:
+        where = "in training or validation too"
+        return f"each of the {num_test:,} test images is {where}: test/accuracy says nothing; use others"
+    if without is None or accuracy - without < COPIES:
+        return None
+    return (
+        f"test/accuracy {accuracy:.3g} rests on copies: {copies:,} of {num_test:,} test images are in training or "
+        f"validation too, and without them it is {without:.3g}; remove the copies"
+    )
 
 
 def _standard_error(accuracy: float, images: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from logreg_lightning.data import pictures
+from logreg_lightning.data import digit, pictures
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
 from logreg_lightning.runtime.checkpoints import read
@@ -36,11 +36,14 @@ class Predictor(nn.Module):
         image_shape: Channels, height and width of an image; (features,) where there are no images.
         class_names: A name for each class.
         backbone: What decides an image's features, as `Backbone.about` says it; None where no backbone does.
+        pixel_range: Which value of a picture of more than 8 bits becomes 0, and which 255, as in training; None where
+            it was trained on none.
     """
 
     image_shape: tuple[int, ...]
     class_names: tuple[str, ...]
     backbone: dict[str, Any] | None
+    pixel_range: pictures.PixelRange | None
 
     @property
     def sees_pixels(self) -> bool:
@@ -48,11 +51,12 @@ class Predictor(nn.Module):
         return self.backbone is None and len(self.image_shape) == 3
 
     def prepare(self, picture: Image) -> Tensor:
-        """uint8 of `image_shape`: a picture in mode L or RGB, scaled and cropped as the model wants it.
+        """uint8 of `image_shape`: a picture as `upright` returns it, scaled and cropped as the model wants it.
 
         Raises:
             InputError: the model takes no pictures, or its backbone cannot be had.
         """
+        picture = pictures.eight_bits(picture, self.pixel_range)
         if self.backbone is not None:
             return backbones.matching(self.backbone).prepare(picture)
         if len(self.image_shape) == 1:
@@ -62,26 +66,50 @@ class Predictor(nn.Module):
             )
         return pictures.to_pixels(picture, self.image_shape)
 
+    def prepare_digit(self, picture: Image | str | Path) -> Tensor:
+        """uint8 (1, 28, 28): a photo or scan of one digit, or the path of its file, made as MNIST was.
+
+        Raises:
+            InputError: no digit is seen, the file is no picture, or the model takes other images.
+        """
+        if self.image_shape != digit.MNIST_SHAPE or not self.sees_pixels:
+            raise InputError(
+                f"`digit` makes 1 x 28 x 28 images, but this model was trained on {self.image_shape}; leave it out"
+            )
+        if isinstance(picture, str | Path):
+            opened = open_picture(picture, digit.on_paper)
+        else:
+            opened = pictures.upright(digit.on_paper(picture))
+        return digit.digit_to_pixels(pictures.eight_bits(opened, self.pixel_range))
+
     @torch.inference_mode()
-    def predict_proba(self, images: Any) -> Tensor:
+    def predict_proba(self, images: Any, digit: bool = False) -> Tensor:
         """Probabilities, float (N, num_classes), of a picture, a list of them, uint8 values, or features.
 
         A picture is a PIL image or the path of a file. An array or tensor of uint8 has the shape (H, W) or (N, H, W),
         with the channels behind or, as in PyTorch, before height and width where there are three; where the model takes
         features, floats have the shape (features,) or (N, features).
 
+        Args:
+            digit: Each picture is a photo or scan of one digit, to be prepared as MNIST was.
+
         Raises:
-            InputError: another type or shape, a file that is no picture, or the model's backbone cannot be had.
+            InputError: another type or shape, a file that is no picture, the model's backbone cannot be had, or no
+                digit is seen.
         """
+        if digit:
+            images = torch.stack(
+                [self.prepare_digit(one) for one in (images if isinstance(images, list | tuple) else [images])]
+            )
         num_features = self.image_shape[0] if len(self.image_shape) == 1 else None
         if self.backbone is not None:
             num_features = self.backbone["num_features"]
         batch = pictures.to_batch(_opened(images), self.image_shape, num_features, self.prepare)
         return cast(Tensor, self(batch.to(next(self.parameters()).device)).softmax(1))
 
-    def predict(self, images: Any) -> list[str]:
+    def predict(self, images: Any, digit: bool = False) -> list[str]:
         """The name of the most probable class of each image; takes what `predict_proba` takes."""
-        return [self.class_names[index] for index in self.predict_proba(images).argmax(1).tolist()]
+        return [self.class_names[index] for index in self.predict_proba(images, digit).argmax(1).tolist()]
 
 
 class Classifier(Predictor):
@@ -90,7 +118,7 @@ class Classifier(Predictor):
     Args:
         weight: float (num_classes, in_features), as it acts on values in [0, 1] or on features.
         bias: float (num_classes,).
-        class_names, image_shape, backbone: As `Predictor` has them.
+        class_names, image_shape, backbone, pixel_range: As `Predictor` has them.
         training_mean: float (in_features,), of the training images, where the model has kept it.
     """
 
@@ -104,12 +132,14 @@ class Classifier(Predictor):
         image_shape: Sequence[int],
         backbone: Mapping[str, Any] | None = None,
         training_mean: Tensor | None = None,
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.class_names, self.image_shape = tuple(class_names), tuple(image_shape)
         self.backbone = None if backbone is None else dict(backbone)
+        self.pixel_range = None if pixel_range is None else (pixel_range[0], pixel_range[1])
         self.register_buffer("training_mean", None if training_mean is None else training_mean.detach().clone())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -118,7 +148,9 @@ class Classifier(Predictor):
 
     def as_linear(self) -> nn.Linear:
         """A layer of its own with these weights and bias."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
+        # Without drawing weights first, which would change what others draw from torch's one generator.
+        features, classes = self.weight.shape[1], self.weight.shape[0]
+        layer: nn.Linear = nn.utils.skip_init(nn.Linear, features, classes)  # type: ignore[no-untyped-call]
         layer.load_state_dict({"weight": self.weight, "bias": self.bias})
         return layer
 
@@ -151,13 +183,13 @@ def folded_weights(
 
 
 _LINEAR = {"linear.weight", "linear.bias"}
-_FOLDED = {"standardizer.mean", "standardizer.scale", "temperature"}
-_OF_TRAINING = {"class_weights"}
+_ON_STANDARDIZED = {"standardized_linear.weight", "standardized_linear.bias", "standardizer.mean", "standardizer.scale"}
+_MAY_BE = {"temperature", "class_weights"}
 
 
 @torch.no_grad()
 def load(run: str | Path) -> Classifier:
-    """The model of a run, from its folder's `last.ckpt`, or of `last`, the newest run, or of a `.ckpt` file.
+    """The model of a run, by its folder, or of `last` or `FOLDER/last`, the newest run, or of a `.ckpt` file.
 
     It is on the CPU, in float32, and ready to predict. Runs that a stock `lightning.Trainer` left are found too.
 
@@ -166,16 +198,18 @@ def load(run: str | Path) -> Classifier:
     """
     content = read_model(checkpoint_of(str(run)))
     settings, state = content["hyper_parameters"], content["state_dict"]
-    values = {name: value.float() for name, value in state.items() if name not in _OF_TRAINING}
+    values = {name: value.float() for name, value in state.items()}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
-    weight, backbone = values["linear.weight"], settings.get("backbone")
+    linear = "linear" if scaling is None else "standardized_linear"
+    weight, backbone = values[f"{linear}.weight"], settings.get("backbone")
     return Classifier(
-        *folded_weights(weight, values["linear.bias"], scaling, values.get("temperature")),
+        *folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature")),
         hyperparameters.names_of(len(weight), settings.get("class_names")),
         hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
         backbone,
         mean,
+        settings.get("pixel_range"),
     ).eval()
 
 
@@ -186,21 +220,21 @@ def read_model(path: Path) -> dict[str, Any]:
         InputError: it is not a complete checkpoint of this project, or of another model.
     """
     content = read(path)
-    if not _LINEAR <= content["state_dict"].keys() <= _LINEAR | _FOLDED | _OF_TRAINING:
+    if content["state_dict"].keys() - _MAY_BE not in (_LINEAR, _ON_STANDARDIZED):
         raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
     return content
 
 
-def open_picture(path: str | Path) -> Image:
-    """A picture's file, upright, in mode L or RGB.
+def open_picture(path: str | Path, prepare: Callable[[Image], Image] | None = None) -> Image:
+    """A picture's file, as `upright` makes it; what `prepare` does comes before.
 
     Raises:
         InputError: it cannot be read or is no picture.
     """
     try:
-        return pictures.read_picture(Path(path))
+        return pictures.read_picture(Path(path), prepare)
     except OSError as error:
-        raise InputError(f"{path} cannot be read as a picture ({error.strerror or error})") from None
+        raise InputError(f"{path} cannot be read as a picture ({pictures.reason_of(error)})") from None
 
 
 def _opened(images: Any) -> Any:

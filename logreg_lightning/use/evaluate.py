@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.names import padded, printable, shortened, width
-from logreg_lightning.runtime.runs import checkpoint_of, threads_of
+from logreg_lightning.runtime.runs import checkpoint_of, read_trained_on, threads_of
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.use.by_class import ByClass
 from logreg_lightning.use.classifier import read_model
@@ -37,7 +38,7 @@ DENSE = 100
 def build_parser() -> ArgumentParser:
     """The flags of evaluate.py."""
     parser = cli.new_parser("evaluate", "lightning_logs/version_0", "Shows a trained model's metrics.")
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="The images to evaluate on.")
     parser.add_argument("--data.dataset", type=str, help="Another data set with the same classes and image size.")
     parser.add_argument("--data.root", type=str, help="Folder that the data set's files are in.")
@@ -66,15 +67,25 @@ def _run(settings: Namespace) -> None:
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
         data = ImageDataModule.of_checkpoint(content, **changes)
+        is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
     elif settings.data.dataset is not None:
-        data = ImageDataModule(**changes)
+        data, is_own = ImageDataModule(**changes), False
     else:
         raise InputError(f"{checkpoint} does not say which images it was trained on; name them with --data.dataset")
+    if not is_own:
+        data.known = model.class_names
+        if settings.split == "val":
+            raise InputError("--split val: other data than the run's own has only test images; leave it out")
+    data.pixel_range = model.pixel_range
     data.prepare_data()
     data.setup()
+    data.relabel(model.class_names)
     check_data(checkpoint, model, data)
     if settings.split == "val" and data.validates_on_test:
         raise InputError("--split val: this run has no validation images; use --split test")
+    seen = read_trained_on(checkpoint.resolve().parent.parent) or {"train": [], "val": []}
+    of_run = [*seen["train"], *(seen["val"] if settings.split == "test" else ())]
+    left_out = data.leave_out(np.array(of_run, dtype=np.uint64), settings.split)
     with use_threads(threads_of(checkpoint)):
         results, by_class = evaluate(model, data, settings.split)
     if settings.pictures:
@@ -83,9 +94,13 @@ def _run(settings: Namespace) -> None:
         with _writing(Path(settings.csv)) as folder:
             by_class.write(folder, model.class_names)
     if settings.json:
-        about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split}
+        about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split, "left_out": left_out}
         print(json.dumps({**about, **results}, indent=2))
     else:
+        trained = "trained on" if settings.split == "val" else "trained or validated on"
+        print("\n  ".join(printable(line) for line in [f"{data.dataset}, {settings.split} split", *data.data.notes]))
+        if left_out:
+            print(f"  {left_out:,} images that the model was {trained} are left out")
         print(table(model.class_names, results, by_class, settings.split))
 
 
@@ -93,17 +108,16 @@ def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> 
     """Makes sure that a model can be evaluated on this data.
 
     Raises:
-        InputError: it was trained on other classes or another image size.
+        InputError: it was trained on another image size or with another backbone.
     """
     for name, trained_on, here in (
-        ("classes", model.class_names, data.data.classes),
         ("image size", model.image_shape, data.data.image_shape),
         ("backbone", model.backbone, data.data.backbone),
     ):
         if trained_on != here:
             raise InputError(
                 f"{path} was trained on other data: its {name} {trained_on} are not {here}; use data with the same "
-                "classes and image size"
+                "image size"
             )
 
 

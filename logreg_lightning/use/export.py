@@ -40,7 +40,7 @@ def build_parser() -> ArgumentParser:
     parser = cli.new_parser(
         "export", "lightning_logs/version_0 page.html", "Writes a model as an ONNX file, or as a page."
     )
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("file", help="The file to write: .onnx, or .html for a page to draw a digit on.")
     return parser
 
@@ -120,13 +120,18 @@ def export(model: Classifier) -> bytes:
         preprocessing = f"float, N x {model.image_shape[0]} features, as they were trained on"
     else:
         channels, height, width = model.image_shape
-        how = "the middle of the picture, scaled bicubically"
+        how = "the middle of the picture, scaled bicubically, or all of one more than twice as long as wide"
         if model.backbone is not None:
             how = f"{model.backbone['transform']}; mean and std are applied inside"
         preprocessing = (
             f"uint8, {'grey' if channels == 1 else 'RGB'}, N x {channels} x {height} x {width}: {how}; "
             "values 0 to 255 are divided by 255 inside"
         )
+        if model.pixel_range is not None:
+            low, high = model.pixel_range
+            preprocessing += (
+                f"; of pictures of more than 8 bits, {low:.9g} becomes 0 and {high:.9g} becomes 255, linearly"
+            )
     about = {"classes": json.dumps(model.class_names), "preprocessing": preprocessing}
     if model.backbone is not None:
         about["backbone"] = json.dumps(model.backbone)

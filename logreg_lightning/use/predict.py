@@ -17,13 +17,17 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from logreg_lightning import cli
-from logreg_lightning.data import pictures
+from logreg_lightning.data.digit import MNIST_SHAPE, on_paper
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.names import csv_line, padded, printable, width
 from logreg_lightning.use.classifier import Predictor, load, open_picture
+from logreg_lightning.use.page import takes_drawings
 
 BATCH = 100
 DRAWN = 10
+
+LIGHT = 128
+"""Of the pixels at the edges of an image, the mean from which on its paper is light."""
 
 WIDEST = 80
 """Columns of a terminal for a path; behind a longer one its line is not in line with the others."""
@@ -32,7 +36,7 @@ WIDEST = 80
 def build_parser() -> ArgumentParser:
     """The flags of predict.py."""
     parser = cli.new_parser("predict", "lightning_logs/version_0 my.png", "Predicts the classes of pictures.")
-    parser.add_argument("run", help="A run's folder, last for the newest, or a .ckpt file.")
+    parser.add_argument("run", help="A run's folder, last or FOLDER/last for the newest, or a .ckpt file.")
     parser.add_argument("pictures", nargs="+", help="Pictures, or folders of pictures.")
     parser.add_argument(
         "--format",
@@ -60,25 +64,39 @@ def _run(settings: Namespace) -> None:
     model = load(settings.run)
     if not 1 <= settings.top <= len(model.class_names):
         raise InputError(f"--top must be from 1 to the {len(model.class_names)} classes, not {settings.top}")
-    if settings.digit and model.image_shape != pictures.MNIST_SHAPE:
+    if settings.digit and model.image_shape != MNIST_SHAPE:
         raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     unreadable: list[str] = []
+    light = 0
     predictions = predict(model, paths, settings.digit, unreadable)
     first = list(itertools.islice(predictions, DRAWN))
     if settings.picture and first:
         _draw(model, first, settings.picture)
     try:
         with _printing(settings.format, paths, settings.top) as print_row:
-            for path, _, probabilities in itertools.chain(first, predictions):
+            for path, pixels, probabilities in itertools.chain(first, predictions):
+                light += int(pixels.ndim == 3 and _border_of(pixels) > LIGHT)
                 top = probabilities.topk(settings.top)
                 names = [model.class_names[label] for label in top.indices.tolist()]
                 print_row(str(path), list(zip(names, top.values.tolist(), strict=True)))
     finally:
         for sentence in unreadable:
             print(printable(sentence), file=sys.stderr)
+    if light and not settings.digit and takes_drawings(model):
+        print(
+            f"{light} of {len(paths)} pictures are light at their edges, where the digits that were learnt are dark: "
+            "for photos of digits use --digit",
+            file=sys.stderr,
+        )
     if unreadable:
         raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
+
+
+def _border_of(pixels: Tensor) -> float:
+    """The mean of the pixels at the edges of an image, uint8 (C, H, W)."""
+    edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
+    return float(edge.float().mean())
 
 
 def find_pictures(names: list[str]) -> list[Path]:
@@ -112,10 +130,15 @@ def predict(
 
     def prepared(path: Path) -> Tensor | str:
         try:
-            picture = open_picture(path)
+            picture = open_picture(path, on_paper if digit else None)
         except InputError as error:
             return str(error)
-        return pictures.digit_to_pixels(picture) if digit else model.prepare(picture)
+        if not digit:
+            return model.prepare(picture)
+        try:
+            return model.prepare_digit(picture)
+        except InputError as error:
+            return f"{path}: {error}"
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty() or sys.stdout.isatty()  # where rows show how far it is
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

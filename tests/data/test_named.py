@@ -70,6 +70,17 @@ def test_download_goes_past_a_dead_mirror_and_a_wrong_byte(mirrors: tuple[Path, 
     assert (len(loaded.test), loaded.image_shape) == (100, (1, 28, 28))
 
 
+@not_on_windows("a file's mode denies nobody to read it")
+def test_downloaded_files_have_the_modes_that_the_umask_says(mirrors: tuple[Path, Path], tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        named.prepare("mnist", tmp_path / "data")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "data", *(tmp_path / "data").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
 def test_several_at_once_download_once(mirrors: tuple[Path, Path], tmp_path: Path, monkeypatch: Patch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(_Quiet, "log_message", lambda self, *_: asked.append(self.path))
@@ -154,7 +165,7 @@ def test_a_folder_of_ones_own(workdir: Path, packed: bool) -> None:
     write_idx(Path("mine"), packed)
     before = sorted(Path("mine").iterdir())
     run = fit("--data.dataset=mine", "--max_epochs=2", "--data.batch_size=8")
-    weight = weights_of(run)["linear.weight"]
+    weight = weights_of(run)["standardized_linear.weight"]
     assert weight.shape == (3, 5 * 9)
     assert sorted(Path("mine").iterdir()) == before
     fit("--resume=last", "--max_epochs=3")

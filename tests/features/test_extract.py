@@ -278,16 +278,16 @@ def test_what_is_no_picture_is_skipped_and_named_as_for_pixels(counter: Counter,
     Path("pets/dogs/001.png").write_bytes(Path("pets/dogs/002.png").read_bytes()[:60])
     data = prepared()
     assert data.notes == prepared(features="pixels").notes
-    assert data.notes[0].startswith(f"skipped 4 hidden or unreadable files: {Path('cats', '.DS_Store')}, ")
+    assert "1 hidden" in data.notes[0] and "2 unreadable" in data.notes[0]
     used = sorted(torch.cat([data.train_indices, data.test_indices]).tolist())  # type: ignore[list-item]
-    paths = [path for path in files() if path.name != ".DS_Store"]
-    assert [paths[row].name for row in range(len(paths)) if row not in used] == ["notes.txt", "000.png", "001.png"]
+    paths = [path for path in files() if path.suffix == ".png"]
+    assert [paths[row].name for row in range(len(paths)) if row not in used] == ["000.png", "001.png"]
     capsys.readouterr()
     counter.count()
     assert prepared().notes == data.notes and counter.count() == 0  # that they are no pictures is known
     assert "Computing" not in capsys.readouterr().out
     draw((1, 2, 3), 0).save("pets/dogs/000.png")
-    assert "skipped 3 " in prepared().notes[0] and counter.count() == 1
+    assert "1 unreadable" in prepared().notes[0] and counter.count() == 1
 
 
 def test_a_folder_without_a_readable_picture(counter: Counter) -> None:
@@ -311,9 +311,9 @@ def test_a_file_that_nobody_may_read_is_skipped_until_somebody_may(counter: Coun
         patch.setattr(Path, "read_bytes", denied)
         for looks in (23, 0):
             note = prepared().notes[0]
-            assert note == f"skipped 1 hidden or unreadable file: {Path('cats', '004.png')}"
+            assert "1 unreadable" in note and str(Path("cats", "004.png")) in note
             assert counter.count() == looks
-    assert "skipped" not in " ".join(counter.check(1).notes)
+    assert "unreadable" not in " ".join(counter.check(1).notes)
 
 
 # What costs a look at a picture, and what does not.
@@ -590,7 +590,9 @@ def test_a_part_may_end_anywhere_and_any_byte_be_wrong(fifty: bytes, counter: Co
         for damaged in (content[:position], [*content[:position], content[position] ^ 4, *content[position + 1 :]]):
             part.write_bytes(bytes(damaged))
             read_back = parts.part(block)
-            assert read_back is None or all(map(np.array_equal, read_back, right)), position
+            assert read_back is None or all(map(np.array_equal, vars(read_back).values(), vars(right).values())), (
+                position
+            )
 
 
 @pytest.mark.parametrize("writes", [0, 1], ids=["before it counts", "before the old one is gone"])
@@ -649,7 +651,7 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_the_next_time(counte
         except InputError as error:
             assert "007.png" in str(error)
     assert len(reads) >= 3
-    assert not any("skipped" in note for note in counter.check().notes)
+    assert not any("unreadable" in note for note in counter.check().notes)
 
 
 def test_features_are_never_given_to_other_pictures(counter: Counter) -> None:
@@ -754,6 +756,8 @@ def test_who_comes_after_the_last_computes_no_more_than_what_was_under_way(
             yield
 
     monkeypatch.setattr(cache, "locked", locked_late)
+    # Here the other process is a thread of this one, which would wait until it alone may set the number of threads.
+    monkeypatch.setattr(extract, "use_threads", lambda _: contextlib.nullcontext())
     prepared(workers=1)
     assert sum(counter.network(other).seen) == 50 - BATCH
     assert stored(only_cache()).read_bytes() == fifty
@@ -831,7 +835,7 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsy
     assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1
 
     checkpoint = read(run / "checkpoints/last.ckpt")
-    assert checkpoint["state_dict"]["linear.weight"].shape == (2, 1280)
+    assert checkpoint["state_dict"]["standardized_linear.weight"].shape == (2, 1280)
     about = checkpoint["hyper_parameters"]["backbone"]
     assert about == checkpoint["ImageDataModule"]["backbone"] == backbones.load(EMBEDDED).about
 
@@ -846,7 +850,9 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsy
     torch.testing.assert_close(probabilities, model.predict_proba(rows[3]), **near)
     weights = {name: value.double() for name, value in checkpoint["state_dict"].items()}
     scaled = (rows[3].double() - weights["standardizer.mean"]) * weights["standardizer.scale"]
-    logits = (weights["linear.weight"] @ scaled + weights["linear.bias"]) / weights["temperature"]
+    logits = (weights["standardized_linear.weight"] @ scaled + weights["standardized_linear.bias"]) / weights[
+        "temperature"
+    ]
     torch.testing.assert_close(probabilities[0].double(), logits.softmax(0), **near)
     images = torch.stack([model.prepare(picture.convert("RGB")) for picture in pictures[:3]])
     for same in (images, images.permute(0, 2, 3, 1).numpy(), rows[:3].numpy(), list(rows[:3]), pictures[:3]):

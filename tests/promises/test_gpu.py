@@ -35,7 +35,7 @@ NEAR: Any = {"atol": trained(540), "rtol": 0}
 def weights(run: Path) -> Tensor:
     """Weights and bias of a run's last checkpoint, on the CPU."""
     state = torch.load(run / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")["state_dict"]
-    return torch.cat([state["linear.weight"], state["linear.bias"].unsqueeze(1)], 1)
+    return torch.cat([state["standardized_linear.weight"], state["standardized_linear.bias"].unsqueeze(1)], 1)
 
 
 class OneByOne(Graph):

@@ -13,13 +13,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import QUIET, Capsys, fit, ready, refused, said_by
+from conftest import QUIET, Capsys, fit, ready, refused, said_by, weights_of
 from torch import Tensor, nn
 
 from logreg_lightning import ImageDataModule, InputError, LogisticRegression, load
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.saver import AtomicCheckpointIO
 from logreg_lightning.use import evaluate, export, predict
+from logreg_lightning.use.classifier import Predictor
 
 
 def images(count: int) -> Tensor:
@@ -49,8 +50,9 @@ def test_computes_what_its_model_does_to_the_bit(workdir: Path, flag: str, tempe
         assert not classifier.training and not any(value.requires_grad for value in classifier.parameters())
 
 
-def test_takes_arrays_tensors_pictures_and_paths(run: Path) -> None:
-    model, tensor = load(run), images(3)
+@pytest.mark.parametrize("loaded", [load, LogisticRegression.load])
+def test_takes_arrays_tensors_pictures_and_paths(run: Path, loaded: Callable[[Path], Predictor]) -> None:
+    model, tensor = loaded(run), images(3)
     expected = model.predict_proba(tensor)
     drawn = [PIL.Image.fromarray(image[0].numpy()) for image in tensor]
     drawn[0].save("digit.png")
@@ -58,6 +60,8 @@ def test_takes_arrays_tensors_pictures_and_paths(run: Path) -> None:
     for given in (*same, ["digit.png", drawn[1], tensor[2]], [Path("digit.png"), tensor[1:]]):
         assert torch.equal(model.predict_proba(given), expected)
     assert torch.equal(model.predict_proba("digit.png"), model.predict_proba(tensor[:1]))
+    shown = [str(int(expected[0].argmax()))]
+    assert model.predict("digit.png") == model.predict(Path("digit.png")) == model.predict(drawn[0]) == shown
     assert model.predict(tensor) == [str(index) for index in expected.argmax(1).tolist()]
     for wrong in (tensor.float(), tensor[..., :27], np.zeros((2, 3), np.uint8)):
         with pytest.raises(InputError, match="not what this model takes"):
@@ -75,12 +79,36 @@ def stock_run(epochs: int, **data: Any) -> LogisticRegression:
     return model
 
 
+def test_a_saved_layer_is_called_linear_only_where_it_acts_on_pixels(workdir: Path) -> None:
+    """Whatever a checkpoint calls `linear` is an `nn.Linear` for pixels in [0, 1]."""
+    images = torch.randint(0, 256, (9, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for standardize in (True, False):
+        run = fit(
+            "--data.dataset=mnist",
+            "--max_epochs=1",
+            f"--model.standardize={standardize}".lower(),
+            "--model.calibrate=false",
+        )
+        linear = {n.removeprefix("linear."): v for n, v in weights_of(run).items() if n.startswith("linear.")}
+        assert set(linear) == (set() if standardize else {"weight", "bias"})
+        layer = load(run).as_linear()
+        if not standardize:
+            assert all(torch.equal(linear[name], value) for name, value in layer.state_dict().items())
+        expected = LogisticRegression.load(run)(images.view(-1, 1, 28, 28))
+        assert torch.allclose(layer(images / 255), expected, atol=1e-6)
+        again = LogisticRegression(784, 10, standardize=standardize, calibrate=False)
+        again.load_state_dict(LogisticRegression.load(run).state_dict())
+        assert torch.equal(again(images.view(-1, 1, 28, 28)), expected)
+
+
 def test_runs_of_a_stock_trainer_are_found(workdir: Path, capsys: Capsys) -> None:
     model = stock_run(2, datamodule=ImageDataModule("mnist", batch_size=8))
     [file] = Path("lightning_logs/version_0/checkpoints").iterdir()
     assert file.name == "epoch=1-step=136.ckpt"
     shutil.copy(file, file.with_name("epoch=0-step=68.ckpt"))
-    rewrite(file.with_name("epoch=0-step=68.ckpt"), lambda state: state["linear.weight"].zero_())  # an older one
+    rewrite(
+        file.with_name("epoch=0-step=68.ckpt"), lambda state: state["standardized_linear.weight"].zero_()
+    )  # an older one
     for run in ("last", file.parents[1], file):
         assert torch.equal(load(run).predict_proba(images(5)), model.eval().predict_proba(images(5)))
     PIL.Image.new("L", (28, 28)).save("one.png")

@@ -27,7 +27,8 @@ from conftest import Capsys, fit, refused, write_features
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import LogisticRegression, load
-from logreg_lightning.data.pictures import digit_to_pixels, read_picture, upright
+from logreg_lightning.data.digit import drawing_to_pixels
+from logreg_lightning.data.pictures import read_picture, upright
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError
 from logreg_lightning.use import export, predict
@@ -201,7 +202,7 @@ def on_paper(opened: Page) -> PIL.Image.Image:
 
 def checked_bars(opened: Page, picture: PIL.Image.Image | None = None) -> dict[str, float]:
     """The bars, which are the probabilities that Python gives to a digit: to what is on the paper, or to a picture."""
-    [row] = DIGITS.predict_proba(digit_to_pixels(upright(picture or on_paper(opened))))
+    [row] = DIGITS.predict_proba(drawing_to_pixels(upright(picture or on_paper(opened))))
     found = bars(opened)
     assert found == pytest.approx(dict(zip(DIGITS.class_names, row.tolist(), strict=True)), abs=PROBABILITY)
     return found
@@ -231,7 +232,7 @@ def scrawls() -> list[np.ndarray[Any, Any]]:
 def test_a_drawing_is_prepared_as_python_prepares_it(open_page: Page) -> None:
     pictures = scrawls()
     for values, found in zip(pictures, prepared(open_page, pictures), strict=True):
-        expected = digit_to_pixels(upright(PIL.Image.fromarray(values))).flatten()
+        expected = drawing_to_pixels(upright(PIL.Image.fromarray(values))).flatten()
         assert torch.equal(found, expected), (values.shape, (found.int() - expected.int()).abs().max())
 
 
@@ -246,6 +247,28 @@ def test_a_picture_is_prepared_as_predict_prepares_it(opened: Open, shape: tuple
     for values, found in zip(pictures, prepared(opened(model), pictures), strict=True):
         expected = model.prepare(upright(PIL.Image.fromarray(values))).flatten()
         assert torch.equal(found, expected), (values.shape, (found.int() - expected.int()).abs().max())
+
+
+@pytest.mark.parametrize("pixel_range", [None, (17.25, 40321.5), (0.0, 355.0)])
+def test_a_png_of_16_bits_is_scaled_as_python_scales_it(opened: Open, pixel_range: tuple[float, float] | None) -> None:
+    model = made_up(1, 9, 9, pixel_range=pixel_range)
+    rng = np.random.default_rng(2)
+    open_page = opened(model)
+    decode = """async (text) => {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        const image = await logreg.deepPng(bytes);
+        return image && Array.from(logreg.prepare(image));
+    }"""
+    for top, size in ((65536, (31, 20)), (400, (9, 9)), (65536, (1, 1)), (65536, (90, 7))):
+        file = io.BytesIO()
+        PIL.Image.fromarray(rng.integers(0, top, size[::-1]).astype(np.uint16)).save(file, "PNG")
+        found = open_page.evaluate(decode, base64.b64encode(file.getvalue()).decode())
+        expected = model.prepare(read_picture(io.BytesIO(file.getvalue())))
+        assert found == expected.flatten().tolist(), size
+    other = io.BytesIO()
+    PIL.Image.new("L", (9, 9), 7).save(other, "PNG")
+    for content in (other.getvalue(), b"", b"hello"):
+        assert open_page.evaluate(decode, base64.b64encode(content).decode()) is None
 
 
 MODELS = [
@@ -500,7 +523,7 @@ def test_what_is_shown_is_what_decides(opened: Open) -> None:
     assert not shown("seen").any() and not shown("evidence").any()
     assert open_page.locator(".winner").count() == 0
     draw(open_page, SEVEN)
-    pixels = digit_to_pixels(upright(on_paper(open_page)))
+    pixels = drawing_to_pixels(upright(on_paper(open_page)))
     assert (shown("seen")[..., :3] == pixels[0].unsqueeze(2).numpy()).all()
     evidence = asked_for(open_page, "evidence", pixels.unsqueeze(0)).reshape(28, 28)
     strong = np.abs(evidence) > 0.05 * np.abs(evidence).max()
@@ -650,7 +673,7 @@ def test_five_hundred_digits_of_real_mnist(real_mnist: Path, opened: Open) -> No
             for pixels in data.data.test.pixels[begin : begin + 50]
         ]
         found = torch.stack(prepared(open_page, [np.asarray(p) for p in pictures])).reshape(-1, 1, 28, 28)
-        expected = torch.stack([digit_to_pixels(p) for p in pictures])
+        expected = torch.stack([drawing_to_pixels(p) for p in pictures])
         apart += int(((found.int() - expected.int()).abs() > 2).sum())
         probabilities = asked_for(open_page, "predict", found)
         other += int((probabilities.argmax(1) != model.predict_proba(expected).argmax(1).numpy()).sum())

@@ -15,16 +15,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 import torch
 from conftest import Capsys, Patch, documented, fit, not_on_windows, refused, results_of, said_by
 from tolerance import EPS, PROBABILITY
 
 from logreg_lightning import ImageDataModule, load
-from logreg_lightning.use import evaluate, export, predict
+from logreg_lightning.use import classifier, evaluate, export, predict
 
 ROOT = Path(__file__).parents[2]
 Main = Callable[[list[str]], None]
@@ -40,6 +42,13 @@ def pictures(count: int) -> list[Path]:
         paths.append(Path("pictures") / f"{number:05d}.png")
         PIL.Image.fromarray(255 - pixels[0].numpy()).resize((280, 280)).save(paths[-1])
     return paths
+
+
+def draw_seven(path: Path) -> None:
+    """A 7 as one draws it, dark on white."""
+    picture = PIL.Image.new("L", (280, 280), 255)
+    PIL.ImageDraw.Draw(picture).line([(90, 80), (190, 80), (130, 210)], 0, 20, "curve")
+    picture.save(path)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -79,6 +88,8 @@ def test_writes_pictures_only_where_it_says(run: Path) -> None:
     paths = pictures(3)
     before = set(Path().rglob("*"))
     evaluate.main([str(run), "--pictures=shown"])
+    for path in paths:
+        draw_seven(path)
     predict.main([str(run), *map(str, paths), "--digit", "--picture=seen.png"])
     new = {path.as_posix() for path in set(Path().rglob("*")) - before}
     assert {"seen.png", "shown", "shown/weights.png", "shown/confusion_matrix.png", "shown/reliability.png"} <= new
@@ -131,9 +142,10 @@ ODD = {
 def test_takes_any_picture(run: Path, kind: str) -> None:
     path = Path(f"odd.{'tif' if kind in ('grey 16 bit', 'floats', 'cmyk') else 'png'}")
     ODD[kind]().save(path)
-    for digit in (True, False):
-        [(_, _, probabilities)] = predict.predict(load(run), [path], digit, [])
-        assert float(probabilities.sum()) == pytest.approx(1, abs=10 * EPS)  # of ten
+    [(_, _, probabilities)] = predict.predict(load(run), [path], False, [])
+    assert float(probabilities.sum()) == pytest.approx(1, abs=10 * EPS)  # of ten
+    said: list[str] = []
+    assert not list(predict.predict(load(run), [path], True, said)) and "no digit was seen" in said[0]
 
 
 def test_exports_what_onnxruntime_runs_alike(run: Path, capsys: Capsys) -> None:
@@ -168,6 +180,7 @@ COMMANDS = [
 @pytest.mark.parametrize(("main", "flags"), COMMANDS)
 def test_documented_commands_run(run: Path, capsys: Capsys, main: Main, flags: str) -> None:
     [picture] = pictures(1)
+    draw_seven(picture)
     Path("docs/pictures").mkdir(parents=True)
     for name in ("my.png", "photo.jpg", "docs/pictures/my.png"):
         Path(name).write_bytes(picture.read_bytes())
@@ -241,13 +254,13 @@ def test_json_is_one_array_as_json_writes_it(run: Path, capsys: Capsys, unreadab
 def test_an_interrupt_keeps_what_was_written(run: Path, capsys: Capsys, monkeypatch: Patch, format_: str) -> None:
     count = predict.BATCH + 20
     paths = pictures(1) * count
-    read = predict.open_picture
+    read = classifier.open_picture
     number = itertools.count(1)
 
-    def interrupted(path: Path) -> PIL.Image.Image:
+    def interrupted(path: Path, *more: Any) -> PIL.Image.Image:
         if next(number) > predict.BATCH:  # in the second batch
             raise KeyboardInterrupt
-        return read(path)
+        return read(path, *more)
 
     monkeypatch.setattr(predict, "open_picture", interrupted)
     capsys.readouterr()

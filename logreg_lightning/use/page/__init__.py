@@ -10,7 +10,7 @@ from string import Template
 
 import torch
 
-from logreg_lightning.data.pictures import MNIST_SHAPE
+from logreg_lightning.data.digit import MNIST_SHAPE
 from logreg_lightning.errors import InputError
 from logreg_lightning.use.classifier import Classifier
 
@@ -18,7 +18,7 @@ from logreg_lightning.use.classifier import Classifier
 def page(model: Classifier) -> str:
     """The page's HTML, with the model's weights, all scripts and styles, and a policy that lets it load nothing.
 
-    Its script offers `logreg.prepare`, `logreg.predict` and `logreg.evidence`, as logreg.js describes them.
+    Its script offers `logreg.prepare`, `deepPng`, `predict` and `evidence`, as logreg.js describes them.
 
     Raises:
         InputError: the model learnt from features, which a page cannot compute.
@@ -33,6 +33,7 @@ def page(model: Classifier) -> str:
         "classes": model.class_names,
         "shape": model.image_shape,
         "draws": draws,
+        "range": model.pixel_range,
         "bias": bias.tolist(),
         "limit": model.weight_images()[1],
         "weight": base64.b64encode(weight.astype("<f4").tobytes()).decode(),

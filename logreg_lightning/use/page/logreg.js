@@ -90,7 +90,7 @@ function rounded(x) {
   return Math.round(x);
 }
 
-// As preprocess.digit_to_pixels.
+// As data/digit.py, drawing_to_pixels.
 function digit(image) {
   const [{ values, width, height }] = planesOf(image, 1);
   const border = [];
@@ -147,12 +147,14 @@ function digit(image) {
   return placed;
 }
 
-// As preprocess.to_pixels, with PIL's ImageOps.fit.
+// As pictures.to_pixels, with PIL's ImageOps.fit; what is more than twice as long as the shape is squeezed into it.
 function fitted(image) {
   const ratio = image.width / image.height;
   const wanted = WIDTH / HEIGHT;
-  const width = ratio > wanted ? wanted * image.height : image.width;
-  const height = ratio < wanted ? image.width / wanted : image.height;
+  const length = (image.width * HEIGHT) / (image.height * WIDTH);
+  const whole = Math.max(length, 1 / length) > 2;
+  const width = !whole && ratio > wanted ? wanted * image.height : image.width;
+  const height = !whole && ratio < wanted ? image.width / wanted : image.height;
   const [left, top] = [(image.width - width) / 2, (image.height - height) / 2];
   const box = [left, top, left + width, top + height];
   const result = new Uint8Array(SIZE);
@@ -160,6 +162,51 @@ function fitted(image) {
     result.set(resized(plane, box, WIDTH, HEIGHT, BICUBIC).values, channel * AREA);
   });
   return result;
+}
+
+// The ImageData of a file's bytes if that is a PNG of greys of 16 bits, as pictures.eight_bits makes it; a browser would
+// keep the upper eight of its bits. Null for any other file (PNG specification, 3rd edition, 9 to 11).
+async function deepPng(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const signature = [0x89504e47, 0x0d0a1a0a, 13, 0x49484452];
+  if (bytes.length < 33 || signature.some((word, i) => view.getUint32(4 * i) !== word)) return null;
+  if (bytes[24] !== 16 || bytes[25] !== 0) return null;
+  const [width, height, interlaced] = [view.getUint32(16), view.getUint32(20), bytes[28] === 1];
+  const parts = [];
+  for (let at = 33; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
+    if (view.getUint32(at + 4) === 0x49444154) parts.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
+  }
+  const inflated = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
+  const data = new Uint8Array(await new Response(inflated).arrayBuffer());
+  const [low, high] = MODEL.range ?? [0, 65535];
+  const scale = 255 / (high - low);
+  const image = new ImageData(width, height);
+  image.data.fill(255);
+  // Of each pass the first column and row, and the distance to the next.
+  const seven = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+  let at = 0;
+  for (const [left, top, right, down] of interlaced ? seven : [[0, 0, 1, 1]]) {
+    const length = 2 * Math.ceil((width - left) / right);
+    if (length <= 0) continue;
+    let above = new Uint8Array(length);
+    for (let y = top; y < height; y += down) {
+      const filter = data[at];
+      const row = data.subarray(at + 1, at + 1 + length);
+      if (row.length < length) throw new RangeError("the file is cut");
+      at += 1 + length;
+      for (let i = 0; i < length; i++) {
+        const [a, b, c] = [i > 1 ? row[i - 2] : 0, above[i], i > 1 ? above[i - 2] : 0];
+        const [pa, pb, pc] = [Math.abs(b - c), Math.abs(a - c), Math.abs(a + b - 2 * c)];
+        row[i] += [0, a, b, (a + b) >> 1, pa <= pb && pa <= pc ? a : pb <= pc ? b : c][filter];
+      }
+      for (let i = 0, x = left; i < length; i += 2, x += right) {
+        const value = Math.min(Math.max(256 * row[i] + row[i + 1], low), high);
+        image.data.fill(rounded((value - low) * scale), 4 * (y * width + x), 4 * (y * width + x) + 3);
+      }
+      above = row;
+    }
+  }
+  return image;
 }
 
 // Of pixels, their logits, and the classes in the order of their logits.
@@ -177,6 +224,9 @@ function logitsOf(pixels) {
 }
 
 globalThis.logreg = Object.freeze({
+  // A promise of the ImageData of a PNG of 16 bits, a Uint8Array, scaled as in training; of null for any other file.
+  deepPng,
+
   // Uint8Array (channels x height x width) of an ImageData, as predict.py prepares a picture; with --digit of a drawing.
   prepare(image) {
     return MODEL.draws ? digit(image) : fitted(image);

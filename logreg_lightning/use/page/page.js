@@ -289,12 +289,15 @@ async function take(file) {
   if (!file) return;
   try {
     // As PIL reads them: upright, colours as they are in the file.
-    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    const deep = await logreg.deepPng(new Uint8Array(await file.arrayBuffer()));
+    const options = { imageOrientation: "from-image", colorSpaceConversion: "none" };
+    const bitmap = await createImageBitmap(deep ?? file, deep ? {} : options);
     penDown(false);
     marks.push(bitmap);
     update();
-  } catch {
-    say(`${file.name} cannot be read as a picture.`);
+  } catch (error) {
+    const old = error instanceof ReferenceError; // it has no DecompressionStream
+    say(old ? "This browser cannot read 16 bits a pixel; use a newer one." : `${file.name} cannot be read as a picture.`);
   }
 }
 

@@ -1,0 +1,323 @@
+"""A photo, scan or drawing of one digit, prepared as MNIST's digits were.
+
+What decides is integers, and steps that JavaScript can say in the same order; a picture is shrunk first, so that a
+photo of any size costs the same. `use/page/logreg.js` does what `drawing_to_pixels` does, which is enough for what is
+drawn there, and tests compare the two for equality.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from logreg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MNIST_SHAPE = (1, 28, 28)
+NO_DIGIT = "no digit was seen: it needs one digit whose ink stands out from the paper, clear of the picture's edges"
+
+MOST = 400
+"""Of the longer side that is looked at, in pixels."""
+UNIT = 16
+"""Of a grey level: its steps once pixels are averaged."""
+
+Array = npt.NDArray[Any]
+
+
+def digit_to_pixels(picture: Image) -> Tensor:
+    """uint8 (1, 28, 28) of a picture of one digit, of 8 bits, made as MNIST was; see `on_paper` for transparent parts.
+
+    Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
+    mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
+    pixel (14, 14) from 0. `ink_of` finds the ink.
+
+    Raises:
+        InputError: no digit is seen.
+    """
+    ink = ink_of(np.asarray(on_paper(picture).convert("L")))
+    if ink is None:
+        raise InputError(NO_DIGIT)
+    return torch.from_numpy(placed(ink)).unsqueeze(0)
+
+
+def drawing_to_pixels(picture: Image) -> Tensor:
+    """The same of a clean drawing or scan, which shows nothing but one digit and paper of one tone.
+
+    Ink is what differs from the paper, the border's median, by a tenth of the most. All is 0 where there is none.
+    """
+    values = np.asarray(picture.convert("L"), dtype=np.float64)
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    paper = np.median(border)
+    ink = values - paper if (values - paper).max() >= (paper - values).max() else paper - values
+    ink = (ink / max(ink.max(), 1.0)).clip(0, 1)
+    ink[ink < 0.1] = 0  # the paper's grain
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    if not len(rows):
+        return torch.zeros(MNIST_SHAPE, dtype=torch.uint8)
+    box = (255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.uint8)
+    return torch.from_numpy(placed(box)).unsqueeze(0)
+
+
+def on_paper(picture: Image) -> Image:
+    """The same picture; one with transparent parts upright, and on white or on black, whichever shows what is drawn.
+
+    What is drawn in one tone needs the other one behind it. Of more tones, the transparent parts belong to the paper
+    where they are the smaller part, and to the ink's surroundings where they are the larger.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    if picture.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in picture.info:
+        return picture
+    picture = PIL.ImageOps.exif_transpose(picture).convert("RGBA")
+    alpha = np.asarray(picture.getchannel("A"), dtype=np.int64)
+    grey = np.asarray(picture.convert("RGB").convert("L"), dtype=np.int64)
+    seen = grey[alpha >= 128]
+    light = 2 * int((alpha * grey).sum()) >= 255 * int(alpha.sum())
+    tones = int(seen.max() - seen.min()) if seen.size else 0
+    own = tones >= 64 and 2 * int(alpha.sum()) > 255 * alpha.size
+    level = "white" if light == own else "black"
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, level), picture).convert("RGB")
+
+
+def shrunk(grey: Array) -> Array:
+    """int64, in `UNIT`s: the means of square blocks, as large as brings the longer side to at most `MOST` pixels.
+
+    What is left over at the right and below is cut off.
+    """
+    height, width = grey.shape
+    side = -(-max(height, width) // MOST)
+    height, width = max(height // side, 1), max(width // side, 1)
+    part = grey[: height * side, : width * side]
+    rows = part.reshape(height, -1, part.shape[1]).sum(1, dtype=np.int64)
+    count = part.size // (height * width)
+    means: Array = (rows.reshape(height, width, -1).sum(2) * UNIT + count // 2) // count
+    return means
+
+
+def blurred(values: Array, radius: int) -> Array:
+    """The mean over (2 radius + 1)^2 pixels, rounded down; at the edges over those that there are."""
+    for axis in (0, 1):
+        size = values.shape[axis]
+        sums = np.insert(values.cumsum(axis), 0, 0, axis)
+        first, last = np.maximum(np.arange(size) - radius, 0), np.minimum(np.arange(size) + radius + 1, size)
+        counts = (last - first).reshape((-1, 1) if axis == 0 else (1, -1))
+        values = (sums.take(last, axis) - sums.take(first, axis)) // counts
+    return values
+
+
+def greatest(values: Array, length: int, axis: int) -> Array:
+    """The maximum of each `length` neighbours along an axis, of those that lie whole inside."""
+    done = 1
+    while done < length:
+        step = min(done, length - done)
+        size = values.shape[axis] - step
+        values = np.maximum(values.take(range(size), axis), values.take(range(step, size + step), axis))
+        done += step
+    return values
+
+
+def closed(values: Array, length: int, outside: int) -> Array:
+    """What dark strokes are drawn on: (H, W), at least the values.
+
+    The larger of the morphological closings by a row and by a column of `length` pixels. So light that falls off,
+    shadows and the edges of things wider than `length` stay as they are, and what is narrower in one direction is
+    filled with what lies beside it. Beyond the picture all is `outside`: with -1 what touches its edge is not filled.
+    """
+    found = []
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (length - 1, length - 1)
+        wide = greatest(np.pad(values, pad, constant_values=outside), length, axis)
+        found.append(-greatest(-wide, length, axis))
+    return np.maximum(*found)
+
+
+def dilated(mask: Array, radius: int) -> Array:
+    """The mask, grown by a square of so many pixels on each side."""
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (radius, radius)
+        mask = greatest(np.pad(mask, pad), 2 * radius + 1, axis)
+    return mask
+
+
+def components(mask: Array) -> tuple[Array, int]:
+    """For each pixel the number of its part, from 1 in the order of their first pixels, 0 outside; and how many."""
+    height, width = mask.shape
+    padded = np.zeros((height, width + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask
+    change = np.diff(padded, axis=1)
+    row, begin = np.nonzero(change == 1)
+    end = np.nonzero(change == -1)[1]
+    count = len(row)
+    if not count:
+        return np.zeros(mask.shape, dtype=np.int64), 0
+    # Runs of one row are neighbours of those in the next whose columns touch theirs, corners included.
+    stride = width + 2
+    start_key, end_key = row * stride + begin, row * stride + end
+    low = np.searchsorted(end_key, start_key + stride, "left")
+    high = np.searchsorted(start_key, end_key + stride, "right")
+    lengths = np.maximum(high - low, 0)
+    above = np.repeat(np.arange(count), lengths)
+    below = np.arange(len(above)) - np.repeat(lengths.cumsum() - lengths, lengths) + np.repeat(low, lengths)
+    root = np.arange(count)
+    while True:
+        a, b = root[above], root[below]
+        least = np.minimum(a, b)
+        before = root.copy()
+        np.minimum.at(root, np.maximum(a, b), least)
+        while not np.array_equal(root, root[root]):
+            root = root[root]
+        if np.array_equal(root, before):
+            break
+    firsts, number = np.unique(root, return_inverse=True)
+    labels = np.zeros((height, stride), dtype=np.int64)
+    np.add.at(labels, (row, begin), number + 1)
+    np.subtract.at(labels, (row, end), number + 1)
+    return labels.cumsum(1)[:, :width], len(firsts)
+
+
+class Parts:
+    """The parts of a mask: of each, from 0, its pixels, ink, greatest ink, box, and pixels at the picture's edge."""
+
+    def __init__(self, mask: Array, ink: Array) -> None:
+        self.labels, self.count = components(mask)
+        height, width = mask.shape
+        y, x = np.nonzero(self.labels)
+        number = self.labels[y, x] - 1
+        self.area = np.bincount(number, minlength=self.count)
+        self.mass = np.zeros(self.count, dtype=np.int64)
+        np.add.at(self.mass, number, ink[y, x])
+        self.peak = np.zeros(self.count, dtype=np.int64)
+        np.maximum.at(self.peak, number, ink[y, x])
+        self.box = np.tile(np.array([width, height, -1, -1]), (self.count, 1))  # left, top, right, bottom
+        np.minimum.at(self.box[:, 0], number, x)
+        np.minimum.at(self.box[:, 1], number, y)
+        np.maximum.at(self.box[:, 2], number, x)
+        np.maximum.at(self.box[:, 3], number, y)
+        left, top, right, bottom = self.box.T
+        self.size = np.maximum(right - left, bottom - top) + 1
+        # Which edges of the picture it touches.
+        self.left, self.right = left == 0, right == width - 1
+        self.top, self.bottom = top == 0, bottom == height - 1
+
+
+def flat_border(values: Array) -> int | None:
+    """The paper's level, where the picture's edge shows little else: four fifths of it within a tenth of the range."""
+    edge = np.sort(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
+    middle = int(edge[len(edge) // 2])
+    near = np.abs(edge - middle) * 10 <= int(values.max() - values.min())
+    return middle if int(near.sum()) * 5 >= 4 * len(edge) else None
+
+
+def ink_of(grey: Array) -> Array | None:
+    """uint8: the digit's ink in its box, from 0 to 255, of a picture uint8 (H, W); None where no digit is seen."""
+    values = shrunk(grey)
+    side = max(values.shape)
+    smooth = blurred(values, (side + 100) // 200)
+    border = flat_border(smooth)
+    best = None
+    for sign in (-1, 1):  # dark on light, light on dark
+        found = _candidate(-sign * values, -sign * smooth, None if border is None else -sign * border)
+        if found is not None and (best is None or found[0] > best[0]):
+            best = found
+    return None if best is None else best[1]
+
+
+LEAST = -(10**6)
+
+
+def _candidate(values: Array, smooth: Array, border: int | None) -> tuple[int, Array] | None:
+    """How much speaks for a digit of dark ink, and its ink."""
+    side = max(values.shape)
+    length = max(side // 3, 3) if border is None else max(side // 2, 3)
+    paper = closed(smooth, length, LEAST if border is None else border)
+    rise = paper - smooth
+    noise = int(np.sort(rise, axis=None)[rise.size // 2])
+    mask = rise > 3 * noise + 6 * UNIT
+    parts = Parts(mask, rise)
+    if not parts.count:
+        return None
+    # Faint lines hang on to a digit only by what is far below its own ink.
+    strong = mask & (rise * 5 > 2 * np.append(0, parts.peak)[parts.labels])
+    parts = Parts(strong, rise)
+    chosen = _digit(parts, side, border is not None, values.shape)
+    if chosen is None:
+        return None
+    core = np.append(False, chosen)[parts.labels]
+    y, x = np.nonzero(core)
+    size = int(max(y.max() - y.min(), x.max() - x.min())) + 1
+    ink = np.maximum(paper - values, 0) * dilated(core, (size + 19) // 20)
+    levels = np.sort(rise[core])
+    level = max(int(levels[len(levels) * 9 // 10]), 1)
+    deviation = np.maximum(blurred(smooth, side // 4) - smooth, 0)
+    score = int((np.minimum(rise, deviation)[core] ** 2).sum())
+    ink = np.minimum(ink * 255 // level, 255)
+    ink[ink < 26] = 0
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    if not len(rows):
+        return None
+    return score, ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+
+
+def _digit(parts: Parts, side: int, flat: bool, shape: tuple[int, ...]) -> Array | None:
+    """Which parts are the digit's, bool; None where none is."""
+    large = (parts.size * 16 >= side) & (parts.size >= 5)
+    touching = parts.left | parts.right | parts.top | parts.bottom
+    across = (parts.left & parts.right) | (parts.top & parts.bottom)
+    free = large & ~touching
+    for allowed in (free, large & ~across, large & flat):
+        if allowed.any():
+            break
+    else:
+        return None
+    weight = np.where(allowed, parts.mass, 0)
+    if flat and touching.any():
+        weight = np.where(large, parts.mass, 0)
+        allowed = large
+    main = int(weight.argmax())
+    chosen = np.arange(parts.count) == main
+    box = parts.box[main].copy()
+    while True:
+        size = max(box[2] - box[0], box[3] - box[1]) + 1
+        gap_x = np.maximum(np.maximum(parts.box[:, 0] - box[2], box[0] - parts.box[:, 2]), 0)
+        gap_y = np.maximum(np.maximum(parts.box[:, 1] - box[3], box[1] - parts.box[:, 3]), 0)
+        near = np.maximum(gap_x, gap_y) * 5 <= size
+        mass = int(parts.mass[chosen].sum())
+        more = (
+            near
+            & ~chosen
+            & (parts.mass * 20 >= mass)
+            & (parts.size * 8 >= size)
+            & (~touching | (flat & touching[main]))
+        )
+        if not more.any():
+            break
+        chosen |= more
+        boxes = parts.box[chosen]
+        box = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
+    others = int(parts.mass[~chosen & ~touching].sum())
+    return chosen if others <= 2 * int(parts.mass[chosen].sum()) else None
+
+
+def placed(ink: Array) -> Array:
+    """uint8 (28, 28) of ink, uint8: scaled into 20 x 20, placed by its centre of mass."""
+    import PIL.Image
+
+    box = PIL.Image.fromarray(ink)
+    scale = 20 / max(box.size)
+    size = (max(1, round(box.width * scale)), max(1, round(box.height * scale)))
+    small = np.asarray(box.resize(size, PIL.Image.Resampling.LANCZOS))
+    total = max(float(small.sum()), 1.0)
+    middle = [float((small.sum(1 - axis) * np.arange(small.shape[axis])).sum()) / total for axis in (0, 1)]
+    top, left = (min(max(round(14 - middle[axis]), 0), 28 - small.shape[axis]) for axis in (0, 1))
+    result = np.zeros((28, 28), dtype=np.uint8)
+    result[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return result

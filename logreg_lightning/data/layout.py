@@ -1,0 +1,342 @@
+"""What a folder's names say: which pictures are of which class and of which split, and what is no picture of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from logreg_lightning.errors import InputError
+
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""Names of splits' folders, in any case, and what they are for."""
+
+OF_TOOLS = frozenset(
+    {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "__pycache__", "lost+found", "icon\r"}
+    | {"$recycle.bin", "system volume information", "#recycle", "@recycle", "@tmp"}
+)
+"""What systems and tools leave in folders, in any case."""
+
+NO_PICTURES = frozenset(
+    {
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".md",
+        ".rst",
+        ".html",
+        ".htm",
+        ".py",
+        ".ipynb",
+    }
+    | {
+        ".pdf",
+        ".zip",
+        ".gz",
+        ".tar",
+        ".7z",
+        ".rar",
+        ".db",
+        ".ini",
+        ".log",
+        ".pkl",
+        ".pt",
+        ".npy",
+        ".npz",
+        ".mat",
+        ".h5",
+    }
+    | {".hdf5", ".parquet", ".doc", ".docx", ".xls", ".xlsx", ".url", ".lnk", ".sh", ".bat"}
+)
+"""Suffixes, in any case, of files that nobody would take for pictures."""
+
+HIDDEN, LEFT, BY_NAME, CIRCLE, BROKEN, EMPTY, OUTSIDE = (
+    "hidden",
+    "left by other programs",
+    "no pictures by their names",
+    "links in a circle",
+    "links to nothing",
+    "empty folders",
+    "outside the classes' folders",
+)
+
+
+@dataclass
+class Folder:
+    """A folder with what counts in it: files that may be pictures, and folders that are not empty."""
+
+    path: Path
+    files: list[Path] = field(default_factory=list)
+    folders: list[Folder] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def all_files(self) -> Iterator[Path]:
+        """At any depth."""
+        yield from self.files
+        for folder in self.folders:
+            yield from folder.all_files()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pictures of a folder.
+
+    Attributes:
+        classes: Their names, sorted.
+        files: Path, split (train, val or test) and class's index of each file, sorted.
+        has_splits: Whether folders' names say what is for which split.
+        has_test: Whether they say what to test on, or all is.
+        left_out: By reason, what is no data.
+        notes: Sentences about how the names were understood.
+    """
+
+    classes: tuple[str, ...]
+    files: tuple[tuple[Path, str, int], ...]
+    has_splits: bool
+    has_test: bool
+    left_out: dict[str, list[Path]]
+    notes: tuple[str, ...]
+
+
+def layout(folder: Path, known: Sequence[str] | None = None) -> Layout:
+    """What is in the folder, by its names alone.
+
+    Args:
+        known: Classes that a model has learnt and is to be tested on: some may be missing, and without splits all is
+            for testing. None where a model is to be trained.
+
+    Raises:
+        InputError: it holds no folder for each of two classes, its names can be understood in several ways, or a class
+            is not known.
+    """
+    return _Reader(folder, known).read()
+
+
+class _Reader:
+    def __init__(self, folder: Path, known: Sequence[str] | None) -> None:
+        self.folder, self.known = folder, known
+        self.left_out: dict[str, list[Path]] = {}
+        self.notes: list[str] = []
+
+    def read(self) -> Layout:
+        top = self._walk(self.folder, (os.path.realpath(self.folder),))
+        base = self._inner(top)
+        if base is not top:
+            self.notes.append(f"the data set is in {self._name(base)}/")
+        splits = self._splits(base) or self._splits_in_classes(base)
+        has_splits, has_test = bool(splits), "test" in splits
+        if not splits:
+            splits = {"test" if self.known is not None else "train": self._classes(base)}
+            has_test = self.known is not None
+        if self.known is not None:
+            trained = splits.pop("train", {})  # another model's
+            splits.setdefault("test", trained)
+            has_test = True
+        self.notes += self._deeper(splits)
+        trained = splits.get("train", {})
+        classes = tuple(self.known) if self.known is not None else tuple(sorted(trained))
+        for classes_of_split in splits.values():
+            for name, of_class in classes_of_split.items():
+                if name not in classes:
+                    have = "the model has" if self.known is not None else "the training folder has"
+                    raise InputError(f"{of_class.path}: {have} no class {name}; move, rename or remove that folder")
+        if self.known is None and len(classes) < 2:
+            raise InputError(
+                f"`dataset={str(self.folder)!r}`: a data set of your own is a folder with a folder of pictures for "
+                "each class, at least two, or a folder with the four files of MNIST's format"
+            )
+        index = {name: number for number, name in enumerate(classes)}
+        files = [
+            (file, split, index[name])
+            for split in ("train", "val", "test")
+            for name, of_class in sorted(splits.get(split, {}).items())
+            for file in sorted(of_class.all_files())
+        ]
+        return Layout(classes, tuple(files), has_splits, has_test, self.left_out, tuple(self.notes))
+
+    def _name(self, folder: Folder) -> str:
+        return folder.path.relative_to(self.folder).as_posix() if folder.path != self.folder else str(self.folder)
+
+    def _leave_out(self, reason: str, *paths: Path) -> None:
+        if paths:
+            self.left_out.setdefault(reason, []).extend(paths)
+
+    def _walk(self, path: Path, above: tuple[str, ...]) -> Folder:
+        """Follows links, but into no folder that it is in already."""
+        folder = Folder(path)
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); get access to it, or remove it") from None
+        for entry in entries:
+            inside = path / entry.name
+            if entry.name.startswith(".") or entry.name.casefold() in OF_TOOLS:
+                reason = HIDDEN if entry.name.startswith(".") else LEFT
+                is_folder = entry.is_dir(follow_symlinks=False)
+                files = [Path(root, name) for root, _, names in os.walk(inside) for name in names]
+                self._leave_out(reason, *(files if is_folder else [inside]))
+            elif entry.is_dir():
+                real = os.path.realpath(inside) if entry.is_symlink() else str(Path(above[-1], entry.name))
+                if real in above:
+                    self._leave_out(CIRCLE, inside)
+                    continue
+                deeper = self._walk(inside, (*above, real))
+                if deeper.files or deeper.folders:
+                    folder.folders.append(deeper)
+                else:
+                    self._leave_out(EMPTY, inside)
+            elif entry.is_file():
+                if inside.suffix.lower() in NO_PICTURES:
+                    self._leave_out(BY_NAME, inside)
+                else:
+                    folder.files.append(inside)
+            elif entry.is_symlink():
+                self._leave_out(BROKEN, inside)
+        return folder
+
+    def _inner(self, folder: Folder) -> Folder:
+        """Looks through folders that hold nothing but one folder, which holds folders."""
+        while len(folder.folders) == 1 and folder.folders[0].folders:
+            only = folder.folders[0]
+            if self.known is not None and only.name in self.known:
+                break
+            self._leave_out(OUTSIDE, *folder.files)
+            folder = only
+        return folder
+
+    def _classes(self, folder: Folder) -> dict[str, Folder]:
+        self._leave_out(OUTSIDE, *folder.files)
+        return {inside.name: inside for inside in folder.folders}
+
+    def _splits(self, base: Folder) -> dict[str, dict[str, Folder]]:
+        """Of each split the classes' folders; empty where the folders are classes."""
+        named = [(SPLITS.get(inside.name.casefold()), inside) for inside in base.folders]
+        others = [inside for split, inside in named if split is None]
+        by_name = [(split, inside) for split, inside in named if split is not None]
+        if not by_name:
+            by_name = self._half_named(base)
+            if not by_name:
+                return {}
+            others = []
+        labelled = [(split, self._inner(inside)) for split, inside in by_name if inside.folders]
+        flat = [inside for _, inside in by_name if not inside.folders]
+        if not labelled and others:
+            one = len(flat) == 1
+            self.notes.append(
+                f"{_listed(flat)} {'is a class' if one else 'are classes'} here, beside {_listed(others)}, for no "
+                f"folder is in {'it' if one else 'them'}; a split's folder holds a folder for each class"
+            )
+            return {}
+        splits = [split for split, _ in labelled]
+        if len(set(splits)) < len(splits):
+            raise InputError(
+                f"{base.path} has {_listed([f for _, f in by_name])}, of which two would be the same split; rename "
+                "them to train, val and test, or remove one"
+            )
+        if "train" not in splits and (self.known is None or not labelled):
+            raise InputError(
+                f"{base.path} has {_listed([f for _, f in by_name])} but no folder train with a folder of pictures for "
+                "each class; put the training pictures into train/CLASS/, or rename what is a class"
+            )
+        found: dict[str, dict[str, Folder]] = {}
+        sources = dict(labelled)
+        known = {inside.name for inside in sources["train"].folders} if "train" in sources else set(self.known or ())
+        for split, inside in labelled:
+            strange = [deeper for deeper in inside.folders if deeper.name not in known]
+            if split != "train" and len(inside.folders) == len(strange) == 1:  # test/unknown/: without labels as well
+                flat.append(inside)
+                continue
+            found[split] = self._classes(inside)
+        self._leave_out(OUTSIDE, *base.files)
+        if flat:
+            count = sum(1 for inside in flat for _ in inside.all_files())
+            self.notes.append(
+                f"{count:,} pictures in {_listed(flat)} have no labels, so they are left out; predict.py takes them"
+            )
+        if others:
+            count = sum(1 for inside in others for _ in inside.all_files())
+            self.notes.append(f"{count:,} files in {_listed(others)} are left out: that is no split's name")
+        if "test" not in found and "val" in found:
+            found["test"], sources["test"] = found.pop("val"), sources.pop("val")
+        parts = [
+            f"{self._name(sources[split])}/ for {purpose}"
+            for split, purpose in (("train", "training"), ("val", "validation"), ("test", "testing"))
+            if split in found
+        ]
+        self.notes.append(f"by their names: {', '.join(parts)}")
+        return found
+
+    def _half_named(self, base: Folder) -> list[tuple[str, Folder]]:
+        """Folders such as seg_train and seg_test, where all of them are like that and hold folders of classes."""
+        halves = []
+        for inside in base.folders:
+            words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", inside.name)
+            splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
+            halves.append((splits.pop() if len(splits) == 1 else None, inside))
+        splits_named = [(split, inside) for split, inside in halves if split is not None]
+        is_clear = len({split for split, _ in splits_named}) == len(splits_named) and len(splits_named) > 1
+        if is_clear and "train" in dict(splits_named) and all(self._inner(f).folders for _, f in splits_named):
+            for split, inside in halves:
+                if split is None:
+                    count = sum(1 for _ in inside.all_files())
+                    self.notes.append(f"{count:,} files in {inside.name}/ are left out: that is no split's name")
+            return splits_named
+        if splits_named:
+            names = _listed([inside for _, inside in splits_named])
+            self.notes.append(
+                f"{names} {'is a class' if len(splits_named) == 1 else 'are classes'} here; a split's folder is "
+                "called train, val or test and holds a folder for each class"
+            )
+        return []
+
+    def _splits_in_classes(self, base: Folder) -> dict[str, dict[str, Folder]]:
+        """Of each split the classes' folders, where each class has its own train and test."""
+        inside = [(of_class, folder) for of_class in base.folders for folder in of_class.folders]
+        named = [(SPLITS.get(folder.name.casefold()), of_class, folder) for of_class, folder in inside]
+        if not inside or any(split is None for split, _, _ in named) or any(f.files for f in base.folders):
+            return {}
+        found: dict[str, dict[str, Folder]] = {}
+        for split, of_class, folder in named:
+            assert split is not None
+            if of_class.name in found.setdefault(split, {}):
+                raise InputError(f"{of_class.path} has two folders for the same split; rename or remove one")
+            found[split][of_class.name] = folder
+        if "train" not in found and self.known is None:
+            raise InputError(f"{base.path} has no training pictures in its classes' folders; add CLASS/train/")
+        if "test" not in found and "val" in found:
+            found["test"] = found.pop("val")
+        names = sorted({folder.name for _, _, folder in named})
+        self._leave_out(OUTSIDE, *base.files)
+        self.notes.append(f"each class has its splits inside: {', '.join(names)}")
+        return found
+
+    def _deeper(self, splits: dict[str, dict[str, Folder]]) -> list[str]:
+        folders = [of_class for classes in splits.values() for of_class in classes.values() if of_class.folders]
+        if not folders:
+            return []
+        count = sum(1 for folder in folders for deeper in folder.folders for _ in deeper.all_files())
+        first = folders[0].folders[0]
+        return [
+            f"{count:,} pictures are in folders inside a class's, such as {self._name(first)}/: they are of the class "
+            f"{folders[0].name}"
+        ]
+
+
+def _listed(folders: Sequence[Folder]) -> str:
+    names = [f"{folder.name}/" for folder in folders]
+    names = [*names[:5], f"{len(names) - 5} more"] if len(names) > 6 else names
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,143 @@
+"""What a folder's names say, as people and their tools name folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import not_on_windows
+
+from logreg_lightning.data.layout import Layout, layout
+from logreg_lightning.errors import InputError
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        file = Path("pets", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def read(**settings: list[str]) -> Layout:
+    return layout(Path("pets"), **settings)
+
+
+def found(known: list[str] | None = None) -> dict[str, set[str]]:
+    """Of each split the files, as CLASS:NAME."""
+    result = layout(Path("pets"), known)
+    splits: dict[str, set[str]] = {}
+    for path, split, label in result.files:
+        splits.setdefault(split, set()).add(f"{result.classes[label]}:{path.name}")
+    return splits
+
+
+def classes_in(*folders: str, suffix: str = "") -> None:
+    for number, folder in enumerate(folders):
+        touch(*(f"{folder}/{name}/{name}{number}{suffix}.png" for name in ("cats", "dogs")))
+
+
+SPLITS = {"train": {"cats:cats0.png", "dogs:dogs0.png"}, "test": {"cats:cats1.png", "dogs:dogs1.png"}}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Training", "Testing"), ("TRN", "eval"), ("train", "TEST"), ("train", "valid"), ("training", "dev"),
+        ("seg_train/seg_train", "seg_test/seg_test"), ("TrainingSet", "TestSet"), ("train2017", "val2017"),
+        ("archive/data/train", "archive/data/test"), ("train/images", "test/images"),
+    ],
+)  # fmt: skip
+def test_splits_by_the_names_in_use(workdir: Path, names: tuple[str, str]) -> None:
+    classes_in(*names)
+    assert found() == SPLITS
+    notes = " ".join(read().notes)
+    assert f"{names[0].partition('/')[0]}" in notes and "for training" in notes and "for testing" in notes
+
+
+def test_three_splits(workdir: Path) -> None:
+    classes_in("train", "Validation", "eval")
+    assert {split: len(files) for split, files in found().items()} == {"train": 2, "val": 2, "test": 2}
+    assert "train/ for training, Validation/ for validation, eval/ for testing" in read().notes[-1]
+
+
+def test_each_class_may_have_its_splits_inside(workdir: Path) -> None:
+    touch("cats/train/cats0.png", "cats/test/cats1.png", "dogs/train/dogs0.png", "dogs/test/dogs1.png")
+    assert found() == SPLITS
+
+
+def test_a_test_folder_without_labels_is_left_out(workdir: Path) -> None:
+    classes_in("train")
+    touch("test/1.png", "test/2.png")
+    assert found() == {"train": SPLITS["train"]} and not read().has_test
+    assert "2 pictures in test/ have no labels" in read().notes[0]
+    Path("pets/test/unknown").mkdir()
+    for file in ("1.png", "2.png"):
+        Path("pets/test", file).rename(Path("pets/test/unknown", file))
+    assert found() == {"train": SPLITS["train"]}
+
+
+def test_a_class_may_have_a_splits_name(workdir: Path) -> None:
+    touch("train/1.png", "bus/2.png", "car/3.png")
+    assert found() == {"train": {"train:1.png", "bus:2.png", "car:3.png"}}
+    assert "train/ is a class here, beside bus/ and car/" in read().notes[0]
+    Path("pets/train").rename("pets/train_station")
+    assert "train_station/ is a class here" in read().notes[0]
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train", "val", "valid"), "two would be the same split"),
+        (("train", "Training"), "two would be the same split"),
+        (("val", "test"), "no folder train"),
+    ],
+)
+def test_what_can_be_understood_in_several_ways_is_refused(workdir: Path, folders: tuple[str, ...], said: str) -> None:
+    if len({name.casefold() for name in folders}) == len(folders):
+        classes_in(*folders)
+        with pytest.raises(InputError, match=said):
+            read()
+
+
+def test_what_tools_leave_is_no_data(workdir: Path) -> None:
+    touch("cats/1.png", "dogs/2.png")
+    touch("cats/.ipynb_checkpoints/1-checkpoint.png", "dogs/.thumbnails/2.png", ".git/a/b", "cats/._1.png")
+    touch("__MACOSX/cats/1.png", "cats/@eaDir/1.png", "dogs/Thumbs.db", "desktop.ini", "labels.csv", "dogs/notes.TXT")
+    touch("cover.png")
+    Path("pets/fish/deep").mkdir(parents=True)
+    assert found() == {"train": {"cats:1.png", "dogs:2.png"}}
+    counts = {reason: len(paths) for reason, paths in read().left_out.items()}
+    assert counts == {
+        "hidden": 4, "left by other programs": 4, "no pictures by their names": 2, "empty folders": 2,
+        "outside the classes' folders": 1,
+    }  # fmt: skip
+
+
+@not_on_windows("a link needs a right that not everybody has")
+def test_links_are_followed_but_not_in_circles(workdir: Path) -> None:
+    touch("cats/1.png", "dogs/2.png", "../elsewhere/deep/3.png")
+    Path("pets/cats/more").symlink_to(Path("elsewhere").resolve())
+    Path("pets/dogs/again").symlink_to(Path("pets").resolve())
+    Path("elsewhere/deep/up").symlink_to(Path("elsewhere").resolve())
+    Path("pets/dogs/gone").symlink_to("nowhere")
+    Path("pets/fish").symlink_to(Path("elsewhere").resolve())
+    assert found() == {"train": {"cats:1.png", "cats:3.png", "dogs:2.png", "fish:3.png"}}
+    assert {reason: len(paths) for reason, paths in read().left_out.items()} == {
+        "links in a circle": 3, "links to nothing": 1,
+    }  # fmt: skip
+    assert "2 pictures are in folders inside a class's, such as cats/more/" in read().notes[0]
+
+
+def test_a_models_classes_may_be_missing(workdir: Path) -> None:
+    touch("cats/1.png")
+    assert found(["birds", "cats"]) == {"test": {"cats:1.png"}}
+    touch("cats/2023/2.png")
+    assert found(["birds", "cats"]) == {"test": {"cats:1.png", "cats:2.png"}}
+    touch("fish/1.png")
+    with pytest.raises(InputError, match="the model has no class fish"):
+        read(known=["birds", "cats"])
+    classes_in("train", "test")
+    Path("pets/fish/1.png").unlink()
+    Path("pets/cats/1.png").unlink()
+    Path("pets/cats/2023/2.png").unlink()
+    assert found(["cats", "dogs", "birds"]) == {"test": SPLITS["test"]}

@@ -98,7 +98,8 @@ def _run(settings: Namespace) -> None:
         print(json.dumps({**about, **results}, indent=2))
     else:
         trained = "trained on" if settings.split == "val" else "trained or validated on"
-        print("\n  ".join(printable(line) for line in [f"{data.dataset}, {settings.split} split", *data.data.notes]))
+        about_data = [f"{data.dataset}, {settings.split} split", *data.data.notes]
+        print("\n  ".join(shortened(printable(line), 180) for line in about_data))
         if left_out:
             print(f"  {left_out:,} images that the model was {trained} are left out")
         print(table(model.class_names, results, by_class, settings.split))

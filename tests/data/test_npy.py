@@ -178,7 +178,7 @@ def test_the_projector_shows_some_of_many_without_pictures(workdir: Path) -> Non
     header, *names = (folder / "metadata.tsv").read_text(encoding="utf-8").splitlines()
     points = np.loadtxt(folder / "tensors.tsv")
     assert header == "class\tpredicted class" and len(names) == len(points) == 2000
-    classes = np.array([("a b", "c", "d").index(name.split("\t")[0]) for name in names])
+    classes = np.array([("a\\tb", "c", "d").index(name.split("\t")[0]) for name in names])
     assert np.bincount(classes).min() > 600
     # Points of a class lie together, as their features do.
     middles = np.stack([points[classes == number].mean(0) for number in range(3)])

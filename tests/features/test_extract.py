@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -829,7 +830,7 @@ def test_a_run_learns_is_loaded_evaluated_and_asked(workdir: Path, capsys: Capsy
     run = fit(*REAL, "--max_epochs=5")
     printed = capsys.readouterr().out
     assert "Computing the features of 24 pictures by efficientnet-lite0" in printed
-    assert "pets, features of efficientnet-lite0: 18 training, 4 test, 2 validation" in printed
+    assert re.search(r"pets, features of efficientnet-lite0: \d+ training, \d+ test, \d+ validation", printed)
     results = results_of(run)
     assert results["features"] == EMBEDDED and results["test/accuracy"] == 1.0
     assert not any(path.exists() for path in projector(run)[:1]) and len(projector(run)) == 1

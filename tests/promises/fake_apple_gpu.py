@@ -171,7 +171,7 @@ def main(folder: Path) -> None:
         fit([*data, "--max_epochs=2", "--accelerator=mps", "--model.schedule=constant"])
         fit(["--resume=last", "--max_epochs=3"])
         evaluate.main(["last", "--split=val", "--pictures=shown"])
-        predict.main(["last", "picture.png", "--digit", "--picture=seen.png"])
+        predict.main(["last", "picture.png", "--picture=seen.png"])
         export.main(["last", "model.onnx"])
         for name, device in (("cpu", "cpu"), ("gpu", "mps")):
             try:

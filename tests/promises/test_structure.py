@@ -22,8 +22,12 @@ LAYERS = (
     tuple(f"training.{name}" for name in ("metrics", "standardize", "initialize", "hyperparameters", "validation"))
     + tuple(f"use.{name}" for name in ("classifier", "page", "advice", "labels")),
     ("model", "datamodule"),
-    ("cli", "training.heads", "training.experiment")
-    + tuple(f"use.{name}" for name in ("by_class", "evaluate", "predict", "export", "figures")),
+    (
+        "cli",
+        "training.heads",
+        "training.experiment",
+        *tuple(f"use.{name}" for name in ("by_class", "evaluate", "predict", "export", "figures")),
+    ),
     ("fit", "sweep", "__main__"),
 )
 """From the lowest up, each a few rooms: a module imports what lies in its own layer or below."""

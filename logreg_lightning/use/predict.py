@@ -174,7 +174,7 @@ def _printing(
     """What prints a picture's path and most probable classes at once: an interrupt keeps what was printed, and closes
     the array of JSON."""
     columns = max(width(printable(str(path))) for path in paths)
-    before = "[\n"
+    before = ""
 
     def say(text: str) -> None:
         print(text, end="", flush=True)
@@ -197,7 +197,9 @@ def _printing(
             )
             say("\n".join(lines) + "\n")
 
-    if format_ == "csv":
+    if format_ == "json":
+        say("[\n")
+    elif format_ == "csv":
         say(csv_line(["path", "class", "probability"]))
     elif format_ == "wide":
         say(csv_line(["path", *(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability"))]))
@@ -206,7 +208,7 @@ def _printing(
             yield print_row
         finally:
             if format_ == "json":
-                say("[]\n" if before == "[\n" else "\n]\n")
+                say("\n]\n")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
 import shlex
 import signal
@@ -275,13 +274,10 @@ def test_an_interrupt_keeps_what_was_written(run: Path, capsys: Capsys, monkeypa
 @pytest.mark.slow
 def test_ctrl_c_closes_the_array(run: Path) -> None:
     pictures(30)
-    os.mkfifo("last.png")  # opening it waits until somebody writes
-    words = [sys.executable, str(ROOT / "scripts/predict.py"), str(run), *["pictures"] * 4, "last.png", "--format=json"]
+    words = [sys.executable, str(ROOT / "scripts/predict.py"), str(run), *["pictures"] * 100, "--format=json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(10)]  # it has begun to write
+        lines = [process.stdout.readline() for _ in range(10)]  # it has begun to write more than a pipe holds
         process.send_signal(signal.SIGINT)
-        with Path("last.png").open("wb"):  # lets go of the thread that reads
-            pass
         text = "".join(lines) + process.stdout.read()
-    assert process.returncode == 130 and len(json.loads(text)) > 0
+    assert process.returncode == 130 and 0 < len(json.loads(text)) < 3000

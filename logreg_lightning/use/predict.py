@@ -183,8 +183,8 @@ def _printing(
         nonlocal before
         if format_ == "json":
             element = {"path": path, "classes": [{"class": name, "probability": value} for name, value in classes]}
-            say(before + textwrap.indent(json.dumps(element, indent=2), "  "))
-            before = ",\n"
+            say(f"{before}\n{textwrap.indent(json.dumps(element, indent=2), '  ')}")
+            before = ","
         elif format_ == "csv":
             say("".join(csv_line([path, name, f"{value:.6f}"]) for name, value in classes))
         elif format_ == "wide":
@@ -198,7 +198,7 @@ def _printing(
             say("\n".join(lines) + "\n")
 
     if format_ == "json":
-        say("[\n")
+        say("[")
     elif format_ == "csv":
         say(csv_line(["path", "class", "probability"]))
     elif format_ == "wide":
@@ -208,7 +208,7 @@ def _printing(
             yield print_row
         finally:
             if format_ == "json":
-                say("\n]\n")
+                say("\n]\n" if before else "]\n")
 
 
 @contextlib.contextmanager

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import lightning as L
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.data.loader import EvalLoader, TrainLoader
 from logreg_lightning.data.named import NAMES, spelt
 from logreg_lightning.data.sources import source_of
-from logreg_lightning.data.split import Copies, Keys, held_out
+from logreg_lightning.data.split import Copies, Keys, Part, among, held_out
 from logreg_lightning.errors import InputError
 from logreg_lightning.features.backbones import EMBEDDED, Pixels
 from logreg_lightning.features.extract import extraction_devices
@@ -214,10 +212,8 @@ class ImageDataModule(L.LightningDataModule):
         """Which images are there more than once."""
         if self._copies is None:
             train, test = self.data.train, self.data.test
-            parts = [(train, self.train_indices), (train, self.val_indices), (test, self._test_indices())]
-            self._copies = Copies(
-                *((images.keys[at], images.keys_as_seen[at], images.labels[at]) for images, at in parts)
-            )
+            parts = (train, self.train_indices), (train, self.val_indices), (test, self._test_indices())
+            self._copies = Copies(*(part_of(images, at) for images, at in parts))
         return self._copies
 
     def _test_indices(self) -> Tensor:
@@ -275,11 +271,9 @@ class ImageDataModule(L.LightningDataModule):
         """The test images, in the data set's order; each process has its share."""
         return self.test_dataloader()
 
-    def test_dataloader_of(self, wanted: npt.NDArray[np.bool_]) -> EvalLoader | None:
-        """Those of the test images, bool (N,); None where these are all or none."""
-        if wanted.all() or not wanted.any():
-            return None
-        return EvalLoader(self._resident(self.data.test), self._test_indices()[torch.from_numpy(wanted)])
+    def test_images(self) -> EvalLoader:
+        """Each test image once, from memory, in the data set's order."""
+        return EvalLoader(self.data.test, self.data.test_indices)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -362,12 +356,11 @@ class ImageDataModule(L.LightningDataModule):
         """
         is_val = split == "val"
         images, indices = (self.data.train, self.val_indices) if is_val else (self.data.test, self._test_indices())
-        rows = indices.numpy()
-        is_seen = np.isin(images.keys[rows], seen) | np.isin(images.keys_as_seen[rows], seen)
+        is_seen = among(part_of(images, indices), seen)
         left = indices[torch.from_numpy(~is_seen)]
         if not len(left):
             raise InputError(
-                f"all {len(rows):,} images of {self.dataset}, {split} split, were trained on; use other images"
+                f"all {len(is_seen):,} images of {self.dataset}, {split} split, were trained on; use other images"
             )
         if is_val:
             self.val_indices = left
@@ -378,5 +371,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def test_labels(self) -> Tensor:
         """int64 (N,)."""
-        labels, indices = self.data.test.labels, self.data.test_indices
-        return labels if indices is None else labels[indices]
+        return self.data.test.labels[self._test_indices()]
+
+
+def part_of(images: Images, indices: Tensor) -> Part:
+    """What tells these images from others."""
+    return images.keys[indices], images.keys_as_seen[indices], images.labels[indices]

@@ -64,12 +64,12 @@ class Copies:
 
     def __init__(self, train: Part, val: Part, test: Part) -> None:
         self.trained_on, self.validated_on = (np.unique(np.concatenate(part[:2])) for part in (train, val))
-        self.in_test = _among(test, np.concatenate([self.trained_on, self.validated_on]))
+        self.in_test = among(test, np.concatenate([self.trained_on, self.validated_on]))
         counts = [
             f"{int(is_copy.sum()):,} of {len(is_copy):,} {name} images are in {where} too"
             for name, where, is_copy in (
                 ("test", "training or validation", self.in_test),
-                ("validation", "training", _among(val, self.trained_on)),
+                ("validation", "training", among(val, self.trained_on)),
             )
             if is_copy.any()
         ]
@@ -87,7 +87,8 @@ class Copies:
         self.digest = digest.hexdigest()[:32]
 
 
-def _among(part: Part, keys: Keys) -> npt.NDArray[np.bool_]:
+def among(part: Part, keys: Keys) -> npt.NDArray[np.bool_]:
+    """Which of its images, bool (N,), these keys tell of."""
     return np.isin(part[0], keys) | np.isin(part[1], keys)
 
 

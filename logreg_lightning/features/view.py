@@ -32,8 +32,8 @@ class View:
 
     Args:
         pixel_range: What pictures of more than 8 bits are scaled by; auto is what those to train on say.
-        known: Classes that a model has learnt and is to be tested on: labels are numbered by these, some of which may
-            be missing. None where a model is to be trained.
+        known: Classes that a model has learnt and is to be tested on, some of which may be missing; None where a model
+            is to be trained.
 
     Raises:
         InputError: the data set or the backbone is not known, or they do not go together.
@@ -98,8 +98,7 @@ class View:
                 lengths += [length for row, length in enumerate(rows.lengths) if row not in rows.unreadable]
         data = self.source.dataset(parts)
         notes = (*data.notes, *_cut_and_squeezed(lengths))
-        data = dataclasses.replace(data, backbone=extractor.about, notes=notes)
-        return data if self.known is None else data.relabelled(self.known)
+        return dataclasses.replace(data, backbone=extractor.about, notes=notes)
 
     def _extractor(self) -> Extractor:
         size = None if isinstance(self.image_size, str) else self.image_size

@@ -24,7 +24,6 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from logreg_lightning.data.loader import EvalLoader
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
@@ -37,7 +36,7 @@ from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
-from logreg_lightning.use.by_class import FILES, by_class
+from logreg_lightning.use.by_class import FILES, ByClass, predicted
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone", "pixel_range")
 """Parameters of a model that are no settings."""
@@ -113,7 +112,7 @@ class Experiment:
             stack.enter_context(quiet())
             if not self._verbose:
                 stack.enter_context(muted())
-            curves.check_folder(self.folder or runs.LOGS)
+            curves.check_folder(self.folder or Path(self._given.get("log_dir", runs.LOGS)))
             processes.end_with_parent(peer_exited_message(self.folder))
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
@@ -212,9 +211,8 @@ class Experiment:
         if self.folder is None and processes.rank() == 0:
             self.folder = runs.create(self.kind, Path(self.settings["log_dir"]))
             self._stack.enter_context(runs.used_by_one(self.folder))
-        self.folder = self.folder or Path(
-            self.settings["log_dir"]
-        )  # process 0 tells it to those that torchrun or SLURM started
+        # Process 0 tells it to those that torchrun or SLURM started.
+        self.folder = self.folder or Path(self.settings["log_dir"])
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
@@ -300,9 +298,14 @@ class Experiment:
 
             figures.draw(logger.experiment, model, data, trainer.global_step)
         logger.experiment.flush()
+        labels, preds = predicted(model, data.test_images())
         if processes.rank() == 0:
-            by_class(model, EvalLoader(data.data.test, data.data.test_indices)).write(folder, data.data.classes)
-        num_test = data.data.num_test
+            ByClass.of(labels, preds, len(data.data.classes)).write(folder, data.data.classes)
+        num_test, in_training = data.data.num_test, torch.from_numpy(data.copies.in_test)
+        without_copies = {}
+        if 0 < in_training.sum() < num_test:
+            is_right = (labels == preds)[~in_training]
+            without_copies = {"test/accuracy_without_copies": is_right.double().mean().item()}
         results = {
             **self.what_was_trained(trainer.global_step),
             "checkpoint": "checkpoints/last.ckpt",
@@ -312,8 +315,8 @@ class Experiment:
             "fit_seconds": saver.fit_seconds,
             **saver.validated,
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")},
-            **without_copies(model, data),
-            "majority_class_accuracy": data.test_labels().bincount().max().item() / num_test,
+            **without_copies,
+            "majority_class_accuracy": labels.bincount().max().item() / num_test,
             "seed": settings["seed"],
         }
         runs.write_results(folder, results)
@@ -321,7 +324,7 @@ class Experiment:
         num_val = len(data.val_indices) or num_test
         guessing = self._loss_of_guessing() if model.class_weights is None else math.inf
         remark = advice(results, saver.earlier, schedule, num_val, num_test, guessing)
-        remark = rests_on_copies(results, int(data.copies.in_test.sum()), num_test) or remark
+        remark = rests_on_copies(results, int(in_training.sum()), num_test) or remark
         return Run(folder, results, model.cpu().eval(), remark)
 
     def _loss_of_guessing(self) -> float:
@@ -344,16 +347,6 @@ class Experiment:
             "devices": self.machine.num_devices,
             "versions": runs.versions(),
         }
-
-
-@torch.inference_mode()
-def without_copies(model: LogisticRegression, data: ImageDataModule) -> dict[str, float]:
-    """The accuracy on those test images that are not in training too; empty where no image is or all are."""
-    loader = data.test_dataloader_of(~data.copies.in_test)
-    if loader is None:
-        return {}
-    right = [(model(images).argmax(1) == labels.to(model.device)).cpu() for images, labels in loader]
-    return {"test/accuracy_without_copies": torch.cat(right).double().mean().item()}
 
 
 class Agreement(L.Callback):

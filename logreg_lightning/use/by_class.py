@@ -89,12 +89,12 @@ class ByClass:
 
 
 @torch.inference_mode()
-def by_class(model: Predictor, batches: Iterable[Sequence[Tensor]]) -> ByClass:
-    """What a model says of batches of images and labels, int64 (n,)."""
+def predicted(model: Predictor, batches: Iterable[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """True and predicted classes, int64 (N,), of batches of images and labels."""
     device = next(model.parameters()).device
     columns = [(labels, model(images.to(device)).argmax(1).cpu()) for images, labels in batches]
     labels, preds = (torch.cat(column) for column in zip(*columns, strict=True))
-    return ByClass.of(labels, preds, len(model.class_names))
+    return labels, preds
 
 
 def _digits(share: float) -> str:

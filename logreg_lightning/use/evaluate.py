@@ -83,9 +83,10 @@ def _run(settings: Namespace) -> None:
     check_data(checkpoint, model, data)
     if settings.split == "val" and data.validates_on_test:
         raise InputError("--split val: this run has no validation images; use --split test")
-    seen = read_trained_on(checkpoint.resolve().parent.parent) or {"train": [], "val": []}
-    of_run = [*seen["train"], *(seen["val"] if settings.split == "test" else ())]
-    left_out = data.leave_out(np.array(of_run, dtype=np.uint64), settings.split)
+    of_run, left_out = read_trained_on(checkpoint.resolve().parent.parent), 0
+    if of_run is not None:
+        seen = [of_run[part] for part in (("train", "val") if settings.split == "test" else ("train",))]
+        left_out = data.leave_out(np.concatenate(seen), settings.split)
     with use_threads(threads_of(checkpoint)):
         results, by_class = evaluate(model, data, settings.split)
     if settings.pictures:

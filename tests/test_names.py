@@ -73,6 +73,8 @@ def test_every_command_takes_it(workdir: Path, capsys: Capsys, kind: str) -> Non
     moved = run.rename(run.with_name(odd))
     if kind == "bytes":
         refused([f"--resume={moved}", "--max_steps=40"], "whose name is no UTF-8; rename it", capsys)
+        refused([*flags, f"--log_dir={odd}logs"], "whose name is no UTF-8; rename it", capsys)
+        assert not Path(f"{odd}logs").exists()
     else:
         check_lines(said_by(main, [f"--resume={moved}", "--max_steps=40", "--pictures=true"], capsys))
         assert results_of(moved)["steps"] == 40

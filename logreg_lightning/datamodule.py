@@ -25,8 +25,10 @@ from logreg_lightning.features.extract import extraction_devices
 from logreg_lightning.features.view import View
 from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import print_once
+from logreg_lightning.runtime.plain import plain
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import initialize
+from logreg_lightning.training.hyperparameters import check_whole
 
 LONGEST_NOTE = 500
 """Characters of a sentence about the data at most: one that names thousands of classes is cut."""
@@ -86,20 +88,24 @@ class ImageDataModule(L.LightningDataModule):
                 "use `color`, `image_size` or `features`, or train `LogisticRegression` with a Lightning trainer on a "
                 "LightningDataModule of your own"
             )
-        for name, value in (
-            ("batch_size", batch_size),
-            ("steps_per_execution", steps_per_execution),
-            ("image_size", image_size),
+        # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
+        name, root, features, image_size, color = plain((str(dataset), root, features, image_size, color))
+        batch_size, val_size, val_seed, steps_per_execution = plain(
+            (batch_size, val_size, val_seed, steps_per_execution)
+        )
+        for setting, value, least, most in (
+            ("batch_size", batch_size, 1, 10**9),
+            ("steps_per_execution", steps_per_execution, 1, 10**9),
+            ("image_size", image_size, 1, 4096),
+            ("val_seed", val_seed, 0, 2**63 - 1),
         ):
-            if value != "auto" and value < 1:
-                raise InputError(f"`{name}` must be at least 1, not {value}")
+            check_whole(setting, value, least, most)
         if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
             raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
-        # Each checkpoint holds these, so they are plain types: `weights_only` refuses a Path.
-        name = spelt(str(dataset), ("auto", *NAMES))
+        name = spelt(name, ("auto", *NAMES))
         if isinstance(dataset, Path) and name in ("auto", *NAMES):  # a folder that is called so
             name = f".{os.sep}{dataset}"
-        dataset, root = name, str(root)
+        dataset = name
         features = spelt(features, (Pixels.name, EMBEDDED))
         self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)

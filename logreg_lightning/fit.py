@@ -19,6 +19,7 @@ from logreg_lightning.runtime import processes, runs
 from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import print_once
+from logreg_lightning.runtime.plain import plain
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.threads import alone
 from logreg_lightning.training import hyperparameters as ranges
@@ -28,6 +29,8 @@ from logreg_lightning.training.validation import Calibration
 
 IN_PYTHON_ONLY = {"data", "callbacks", "logger", "verbose"}
 """Parameters of `fit` that are neither flags nor settings."""
+
+NO_SETTINGS = IN_PYTHON_ONLY | {"hyperparameters"}
 
 
 @alone()
@@ -89,7 +92,9 @@ def fit(
         RunError: training diverged, a file could not be written, or another process of the run ended.
         KeyboardInterrupt: Ctrl-C ended it, after it was saved.
     """
-    given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
+    given, hyperparameters = plain(
+        ({name: value for name, value in locals().items() if name not in NO_SETTINGS}, hyperparameters)
+    )
     check_given(given)
     ranges.check(**hyperparameters)
     resumed = runs.find(str(resume), Path(log_dir)) if resume is not None else (None, None)

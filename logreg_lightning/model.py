@@ -29,6 +29,7 @@ from logreg_lightning.data.loader import Steps
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.curves import TrainingCurve, count_steps
 from logreg_lightning.runtime.graph import Graph
+from logreg_lightning.runtime.plain import plain
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.initialize import Initialization
@@ -92,10 +93,11 @@ class LogisticRegression(ImageClassifier):
         image_shape = hyperparameters.shape_of(in_features, image_shape, backbone)
         class_names = hyperparameters.names_of(num_classes, class_names)
         class_weights = torch.ones(num_classes) if class_weight else None
-        pixel_range = None if pixel_range is None else list(pixel_range)
+        in_features, num_classes, pixel_range = plain((in_features, num_classes, pixel_range))
         calibrates = calibrate and not self.has_own_forward()
         super().__init__(image_shape, class_names, class_weights, calibrates, backbone, pixel_range)
         self.save_hyperparameters()
+        self.hparams.update(plain(dict(self.hparams)))
         self.linear = nn.Linear(in_features, num_classes)
         self.standardizer = Standardizer(in_features) if standardize else None
         if standardize:
@@ -198,6 +200,9 @@ class LogisticRegression(ImageClassifier):
             if by_autograd
             else sgd(self, optimizer, self.trainer.world_size)
         )
+
+    def on_train_end(self) -> None:
+        del self.run_steps  # which cannot be pickled, and holds what only a training needs
 
     @torch.no_grad()
     def training_step(self, batch: Steps | Sequence[Tensor], batch_idx: int) -> dict[str, Any]:

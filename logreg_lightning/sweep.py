@@ -28,6 +28,7 @@ from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.output import print_once
+from logreg_lightning.runtime.plain import plain
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.threads import alone
 from logreg_lightning.training import hyperparameters as ranges
@@ -52,6 +53,8 @@ SHOWN = 10
 
 IN_PYTHON_ONLY = {"data", "verbose"}
 """Parameters of `sweep` that are neither flags nor settings."""
+
+NO_SETTINGS = IN_PYTHON_ONLY | {"hyperparameters"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,9 @@ def sweep(
         RunError: all settings diverged, a file could not be written, or another process of the sweep ended.
         KeyboardInterrupt: Ctrl-C ended it, after it was saved.
     """
-    given = {name: value for name, value in locals().items() if name not in IN_PYTHON_ONLY | {"hyperparameters"}}
+    given, hyperparameters = plain(
+        ({name: value for name, value in locals().items() if name not in NO_SETTINGS}, hyperparameters)
+    )
     swept = {name: values_of(name, given.pop(name)) for name in SWEPT}
     settings = _drawn(swept, random) if random is not None else _combinations(swept)
     for setting in settings:

@@ -36,6 +36,7 @@ from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
 from logreg_lightning.runtime.signals import StopOnSignal
 from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
+from logreg_lightning.training.hyperparameters import check_whole
 from logreg_lightning.use.by_class import FILES, ByClass, predicted
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone", "pixel_range")
@@ -377,13 +378,16 @@ def check_given(given: dict[str, Any]) -> None:
     Raises:
         InputError: something is not.
     """
-    for name in ("max_epochs", "num_nodes", "val_check_interval", "threads"):
-        if given[name] not in (None, "auto") and given[name] < 1:
-            raise InputError(f"`{name}` must be at least 1, not {given[name]}")
-    if not 0 <= given["seed"] < 2**32:
-        raise InputError(f"`seed` must be from 0 to {2**32 - 1}, not {given['seed']}")
-    if given["max_steps"] != -1 and given["max_steps"] < 1:
-        raise InputError(f"`max_steps` must be at least 1, or -1 for no limit, not {given['max_steps']}")
+    for name, (least, most) in _RANGES.items():
+        if (name, given[name]) != ("max_steps", -1):
+            check_whole(name, given[name], least, most, ", or -1 for no limit" if name == "max_steps" else "")
+
+
+_RANGES = {
+    **dict.fromkeys(("max_epochs", "max_steps", "num_nodes", "val_check_interval"), (1, 10**15)),
+    "threads": (1, 1024),
+    "seed": (0, 2**32 - 1),
+}
 
 
 def settings_of(data: ImageDataModule, given: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
@@ -453,11 +457,13 @@ def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trai
             use_distributed_sampler=False,
             log_every_n_steps=1,
         )
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ImportError, TypeError, ValueError, RuntimeError) as error:
         accelerator = given["accelerator"]
-        if accelerator in ("gpu", "cuda", "mps") and re.search("No supported gpu backend|can not run on", str(error)):
+        missing = "No supported gpu backend|can not run on|Requirement 'torch_xla"
+        if accelerator in ("gpu", "cuda", "mps", "tpu") and re.search(missing, str(error)):
             raise InputError(
-                f"no GPU found for `accelerator={accelerator!r}`; use `accelerator='cpu'` or auto"
+                f"no {'TPU' if accelerator == 'tpu' else 'GPU'} found for `accelerator={accelerator!r}`; use "
+                "`accelerator='cpu'` or auto"
             ) from None
         wanted = ", ".join(f"`{name}={given[name]!r}`" for name in ("accelerator", "devices", "strategy", "precision"))
         raise InputError(

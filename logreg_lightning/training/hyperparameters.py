@@ -8,11 +8,15 @@ from typing import Any
 
 from logreg_lightning.data.pictures import square_shape
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.plain import plain
+
+LARGEST = 1e38
+"""Of float32, about."""
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (lambda lr: lr == "auto" or 0 < lr < math.inf, "auto or a positive number"),
+    "lr": (lambda lr: lr == "auto" or 0 < lr < LARGEST, "auto or a positive number"),
     "momentum": (lambda momentum: 0 <= momentum < 1, "from 0 to below 1"),
-    "weight_decay": (lambda decay: decay == "auto" or 0 <= decay < math.inf, "auto, 0 or a positive number"),
+    "weight_decay": (lambda decay: decay == "auto" or 0 <= decay < LARGEST, "auto, 0 or a positive number"),
     "schedule": (lambda schedule: schedule in ("constant", "cosine"), "constant or cosine"),
     "class_weight": (lambda weight: weight in (None, "balanced"), "balanced or not given"),
 }
@@ -25,8 +29,27 @@ def check(**hyperparameters: Any) -> None:
         InputError: one is not.
     """
     for name, value in hyperparameters.items():
-        if name in _RANGES and not _RANGES[name][0](value):
-            raise InputError(f"`{name}` must be {_RANGES[name][1]}, not {value}")
+        if name not in _RANGES:
+            continue
+        is_in_range, wanted = _RANGES[name]
+        try:
+            is_right = is_in_range(plain(value))
+        except TypeError:  # a list, say
+            is_right = False
+        if not is_right:
+            raise InputError(f"`{name}` must be {wanted}, not {plain(value)}")
+
+
+def check_whole(name: str, value: Any, least: int, most: int, otherwise: str = "") -> None:
+    """Makes sure that a setting is a whole number in a range, auto, or not given.
+
+    Raises:
+        InputError: it is not.
+    """
+    if value in (None, "auto") or (isinstance(value, int) and least <= value <= most):
+        return
+    wanted = "at least 1" if value == 0 == least - 1 else f"from {least} to {most}, a whole number"
+    raise InputError(f"`{name}` must be {wanted}{otherwise}, not {value!r}")
 
 
 def shape_of(in_features: int, image_shape: Sequence[int] | None, backbone: Mapping[str, Any] | None) -> list[int]:
@@ -35,7 +58,7 @@ def shape_of(in_features: int, image_shape: Sequence[int] | None, backbone: Mapp
     Raises:
         InputError: an image of that shape, or the backbone, has another number of values.
     """
-    shape = list(image_shape or square_shape(in_features))
+    shape = plain(image_shape) or list(square_shape(in_features))
     if backbone is not None and backbone["num_features"] != in_features:
         raise InputError(f"{backbone['name']} has {backbone['num_features']} features, not `in_features={in_features}`")
     if backbone is None and math.prod(shape) != in_features:
@@ -49,7 +72,7 @@ def names_of(num_classes: int, class_names: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: there are more or fewer names than classes.
     """
-    names = list(class_names or map(str, range(num_classes)))
+    names = list(map(str, plain(class_names) or range(num_classes)))
     if len(names) != num_classes:
         raise InputError(f"`class_names` has {len(names)} names for `num_classes={num_classes}`")
     return names

@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 
 def digit_to_pixels(picture: Image) -> Tensor:
-    """uint8 (1, 28, 28) of a picture of one digit, of 8 bits, made as MNIST was; see `on_paper` for transparent parts.
+    """uint8 (1, 28, 28) of a picture of one digit, in mode L or RGB, made as MNIST was.
 
     Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
     mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
@@ -40,7 +40,7 @@ def digit_to_pixels(picture: Image) -> Tensor:
     Raises:
         InputError: no digit is seen.
     """
-    ink = ink_of(np.asarray(on_paper(picture).convert("L")))
+    ink = ink_of(np.asarray(picture.convert("L")))
     if ink is None:
         raise InputError(NO_DIGIT)
     return torch.from_numpy(placed(ink)).unsqueeze(0)
@@ -64,26 +64,19 @@ def drawing_to_pixels(picture: Image) -> Tensor:
     return torch.from_numpy(placed(box)).unsqueeze(0)
 
 
-def on_paper(picture: Image) -> Image:
-    """The same picture; one with transparent parts upright, and on white or on black, whichever shows what is drawn.
+def paper_of(picture: Image) -> str:
+    """White or black, whichever behind a picture in mode RGBA shows what is drawn.
 
     What is drawn in one tone needs the other one behind it. Of more tones, the transparent parts belong to the paper
     where they are the smaller part, and to the ink's surroundings where they are the larger.
     """
-    import PIL.Image
-    import PIL.ImageOps
-
-    if picture.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in picture.info:
-        return picture
-    picture = PIL.ImageOps.exif_transpose(picture).convert("RGBA")
     alpha = np.asarray(picture.getchannel("A"), dtype=np.int64)
     grey = np.asarray(picture.convert("RGB").convert("L"), dtype=np.int64)
     seen = grey[alpha >= 128]
     light = 2 * int((alpha * grey).sum()) >= 255 * int(alpha.sum())
     tones = int(seen.max() - seen.min()) if seen.size else 0
     own = tones >= 64 and 2 * int(alpha.sum()) > 255 * alpha.size
-    level = "white" if light == own else "black"
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, level), picture).convert("RGB")
+    return "white" if light == own else "black"
 
 
 def shrunk(grey: Array) -> Array:

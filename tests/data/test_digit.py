@@ -14,9 +14,11 @@ import torch
 from conftest import Capsys, fit, said_by
 
 from logreg_lightning import load
-from logreg_lightning.data.digit import components, digit_to_pixels, drawing_to_pixels
+from logreg_lightning.data.digit import components, digit_to_pixels, drawing_to_pixels, paper_of
+from logreg_lightning.data.pictures import upright
 from logreg_lightning.errors import InputError
 from logreg_lightning.use import predict
+from logreg_lightning.use.classifier import Classifier
 
 SIZE = 400
 Values = np.ndarray
@@ -89,7 +91,7 @@ def test_at_any_size(side: int) -> None:
 def test_transparent_paper_takes_the_tone_that_shows_the_ink(level: int) -> None:
     alpha = 255 - seven().astype(np.uint8)
     tones = np.full_like(alpha, level)
-    picture = PIL.Image.fromarray(np.stack([tones, alpha], -1), "LA")
+    picture = upright(PIL.Image.fromarray(np.stack([tones, alpha], -1), "LA"), paper_of)
     clean = drawing_to_pixels(PIL.Image.fromarray(255 - alpha))
     assert (digit_to_pixels(picture).double() - clean.double()).abs().max() <= 8
 
@@ -151,3 +153,28 @@ def test_both_doors_prepare_alike(workdir: Path, capsys: Capsys) -> None:
     PIL.Image.fromarray(255 - seven().astype(np.uint8)).resize((28, 28)).save("dark.png")
     said_by(predict.main, [run, "dark.png"], capsys)
     assert "--digit" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_phones_photo_is_turned_once(workdir: Path, orientation: int, mode: str) -> None:
+    """EXIF's orientation: 3 and 6 say that the file is the scene turned by 180 degrees, or by 90 anticlockwise."""
+    turned = {3: PIL.Image.Transpose.ROTATE_180, 6: PIL.Image.Transpose.ROTATE_90}[orientation]
+    scene = PIL.Image.fromarray(PHOTOS["uneven light"]().clip(0, 255).astype(np.uint8)).convert(mode)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    scene.transpose(turned).save("photo.png", exif=exif)
+    model = made_up()
+    expected = digit_to_pixels(scene.convert("RGB"))
+    [(_, seen, _)] = predict.predict(model, [Path("photo.png")], True, [])
+    assert torch.equal(seen, expected)
+    with PIL.Image.open("photo.png") as photo:
+        for picture in ("photo.png", photo, upright(photo)):
+            assert torch.equal(model.prepare_digit(picture), expected)
+            assert torch.equal(model.predict_proba(picture, digit=True), model.predict_proba(expected))
+
+
+def made_up() -> Classifier:
+    """A model of MNIST's digits with weights that were drawn."""
+    weight = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
+    return Classifier(weight, torch.zeros(10), [str(number) for number in range(10)], (1, 28, 28))

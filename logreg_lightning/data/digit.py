@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 
 def digit_to_pixels(picture: Image) -> Tensor:
-    """uint8 (1, 28, 28) of a picture of one digit, of 8 bits, made as MNIST was; see `on_paper` for transparent parts.
+    """uint8 (1, 28, 28) of a picture of one digit, in mode L or RGB, made as MNIST was.
 
     Light on dark, whatever the paper; the ink's box scaled into 20 x 20, its proportions kept; placed by its centre of
     mass in the middle of 28 x 28 (LeCun et al. 1998, http://yann.lecun.com/exdb/mnist/), which in MNIST's own images is
@@ -40,7 +40,7 @@ def digit_to_pixels(picture: Image) -> Tensor:
     Raises:
         InputError: no digit is seen.
     """
-    ink = ink_of(np.asarray(on_paper(picture).convert("L")))
+    ink = ink_of(np.asarray(picture.convert("L")))
     if ink is None:
         raise InputError(NO_DIGIT)
     return torch.from_numpy(placed(ink)).unsqueeze(0)
@@ -64,26 +64,19 @@ def drawing_to_pixels(picture: Image) -> Tensor:
     return torch.from_numpy(placed(box)).unsqueeze(0)
 
 
-def on_paper(picture: Image) -> Image:
-    """The same picture; one with transparent parts upright, and on white or on black, whichever shows what is drawn.
+def paper_of(picture: Image) -> str:
+    """White or black, whichever behind a picture in mode RGBA shows what is drawn.
 
     What is drawn in one tone needs the other one behind it. Of more tones, the transparent parts belong to the paper
     where they are the smaller part, and to the ink's surroundings where they are the larger.
     """
-    import PIL.Image
-    import PIL.ImageOps
-
-    if picture.mode not in ("LA", "PA", "RGBA", "La", "RGBa") and "transparency" not in picture.info:
-        return picture
-    picture = PIL.ImageOps.exif_transpose(picture).convert("RGBA")
     alpha = np.asarray(picture.getchannel("A"), dtype=np.int64)
     grey = np.asarray(picture.convert("RGB").convert("L"), dtype=np.int64)
     seen = grey[alpha >= 128]
     light = 2 * int((alpha * grey).sum()) >= 255 * int(alpha.sum())
     tones = int(seen.max() - seen.min()) if seen.size else 0
     own = tones >= 64 and 2 * int(alpha.sum()) > 255 * alpha.size
-    level = "white" if light == own else "black"
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, level), picture).convert("RGB")
+    return "white" if light == own else "black"
 
 
 def shrunk(grey: Array) -> Array:
@@ -139,13 +132,13 @@ def closed(values: Array, length: int, outside: int) -> Array:
     return np.maximum(*found)
 
 
-def dilated(mask: Array, radius: int) -> Array:
-    """The mask, grown by a square of so many pixels on each side."""
+def dilated(values: Array, radius: int) -> Array:
+    """The maximum over (2 radius + 1)^2 pixels of a mask or of values, with 0 beyond the picture."""
     for axis in (0, 1):
         pad = [(0, 0), (0, 0)]
         pad[axis] = (radius, radius)
-        mask = greatest(np.pad(mask, pad), 2 * radius + 1, axis)
-    return mask
+        values = greatest(np.pad(values, pad), 2 * radius + 1, axis)
+    return values
 
 
 def components(mask: Array) -> tuple[Array, int]:
@@ -185,7 +178,7 @@ def components(mask: Array) -> tuple[Array, int]:
 
 
 class Parts:
-    """The parts of a mask: of each, from 0, its pixels, ink, greatest ink, box, and pixels at the picture's edge."""
+    """The parts of a mask: of each, from 0, its pixels, those at its outline, ink, greatest ink, and box."""
 
     def __init__(self, mask: Array, ink: Array) -> None:
         self.labels, self.count = components(mask)
@@ -203,108 +196,110 @@ class Parts:
         np.maximum.at(self.box[:, 2], number, x)
         np.maximum.at(self.box[:, 3], number, y)
         left, top, right, bottom = self.box.T
-        self.size = np.maximum(right - left, bottom - top) + 1
-        # Which edges of the picture it touches.
-        self.left, self.right = left == 0, right == width - 1
-        self.top, self.bottom = top == 0, bottom == height - 1
+        self.width, self.height = right - left + 1, bottom - top + 1
+        self.size = np.maximum(self.width, self.height)
+        padded = np.pad(mask, 1)
+        inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        self.outline = np.bincount(number[~inner[y, x]], minlength=self.count)
+        # Of the picture's edges.
+        self.touching = (left == 0) | (right == width - 1) | (top == 0) | (bottom == height - 1)
+        self.across = (self.width == width) | (self.height == height)
 
 
 def flat_border(values: Array) -> int | None:
-    """The paper's level, where the picture's edge shows little else: four fifths of it within a tenth of the range."""
+    """The paper's level, where the picture's edge shows little else: nine tenths of it within a tenth of the range."""
     edge = np.sort(np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]]))
     middle = int(edge[len(edge) // 2])
     near = np.abs(edge - middle) * 10 <= int(values.max() - values.min())
-    return middle if int(near.sum()) * 5 >= 4 * len(edge) else None
+    return middle if int(near.sum()) * 10 >= 9 * len(edge) else None
+
+
+FULL = 4096
+"""Of ink: what differs from the paper by all that there can be."""
+BEYOND = -(10**6)
 
 
 def ink_of(grey: Array) -> Array | None:
     """uint8: the digit's ink in its box, from 0 to 255, of a picture uint8 (H, W); None where no digit is seen."""
     values = shrunk(grey)
-    side = max(values.shape)
-    smooth = blurred(values, (side + 100) // 200)
+    smooth = blurred(values, (max(values.shape) + 100) // 200)
     border = flat_border(smooth)
     best = None
-    for sign in (-1, 1):  # dark on light, light on dark
-        found = _candidate(-sign * values, -sign * smooth, None if border is None else -sign * border)
+    for sign in (1, -1):  # dark on light, light on dark
+        found = _candidate(sign * values, sign * smooth, None if border is None else sign * border)
         if found is not None and (best is None or found[0] > best[0]):
             best = found
     return None if best is None else best[1]
 
 
-LEAST = -(10**6)
-
-
 def _candidate(values: Array, smooth: Array, border: int | None) -> tuple[int, Array] | None:
-    """How much speaks for a digit of dark ink, and its ink."""
+    """How far a digit's dark ink stands out from what is around it, and that ink as `ink_of` returns it."""
     side = max(values.shape)
-    length = max(side // 3, 3) if border is None else max(side // 2, 3)
-    paper = closed(smooth, length, LEAST if border is None else border)
-    rise = paper - smooth
+    paper = closed(smooth, max(side // 2, 3), BEYOND if border is None else border)
+    # A shadow dims paper and ink alike: what counts is their ratio. Light ink, whose values are negative, adds light.
+    divisor = np.where(paper > 0, paper, 255 * UNIT) + 16 * UNIT
+    rise = (paper - smooth) * FULL // divisor
     noise = int(np.sort(rise, axis=None)[rise.size // 2])
-    mask = rise > 3 * noise + 6 * UNIT
+    mask = rise > 3 * noise + 96
     parts = Parts(mask, rise)
-    if not parts.count:
-        return None
     # Faint lines hang on to a digit only by what is far below its own ink.
-    strong = mask & (rise * 5 > 2 * np.append(0, parts.peak)[parts.labels])
-    parts = Parts(strong, rise)
-    chosen = _digit(parts, side, border is not None, values.shape)
+    parts = Parts(mask & (rise * 5 > 2 * np.append(0, parts.peak)[parts.labels]), rise)
+    chosen = _digit(parts, side, border is not None)
     if chosen is None:
         return None
     core = np.append(False, chosen)[parts.labels]
     y, x = np.nonzero(core)
-    size = int(max(y.max() - y.min(), x.max() - x.min())) + 1
-    ink = np.maximum(paper - values, 0) * dilated(core, (size + 19) // 20)
-    levels = np.sort(rise[core])
-    level = max(int(levels[len(levels) * 9 // 10]), 1)
-    deviation = np.maximum(blurred(smooth, side // 4) - smooth, 0)
-    score = int((np.minimum(rise, deviation)[core] ** 2).sum())
+    size = int(max(np.ptp(y), np.ptp(x))) + 1
+    skirt = -(-size // 20)
+    grown = dilated(core, skirt)
+    ink = np.maximum(blurred((paper - values) * FULL // divisor, size // 60), 0) * grown
+    levels = np.sort(ink[core])
+    level = max(int(levels[(len(levels) - 1) * 98 // 100]), 1)
+    ring = dilated(core, 3 * skirt) & ~grown
+    around = int(rise[ring].sum()) // max(int(ring.sum()), 1)
+    deviation = np.maximum(blurred(smooth, side // 4) - smooth, 0) * FULL // divisor
+    contrast = int(np.minimum(rise, deviation)[core].sum()) // len(y)
+    if level < 10 * around or contrast * 10 < 3 * level:
+        return None
     ink = np.minimum(ink * 255 // level, 255)
     ink[ink < 26] = 0
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     if not len(rows):
         return None
-    return score, ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    # Strokes of a thin pen grow to a ninth of the digit, nearly as wide as MNIST's.
+    width = 2 * len(y) // int(parts.outline[chosen].sum())
+    grow = (size // 9 - width + 1) // 2
+    return contrast, (dilated(np.pad(ink, grow), grow) if grow > 0 else ink).astype(np.uint8)
 
 
-def _digit(parts: Parts, side: int, flat: bool, shape: tuple[int, ...]) -> Array | None:
-    """Which parts are the digit's, bool; None where none is."""
-    large = (parts.size * 16 >= side) & (parts.size >= 5)
-    touching = parts.left | parts.right | parts.top | parts.bottom
-    across = (parts.left & parts.right) | (parts.top & parts.bottom)
-    free = large & ~touching
-    for allowed in (free, large & ~across, large & flat):
-        if allowed.any():
-            break
-    else:
+def _digit(parts: Parts, side: int, flat: bool) -> Array | None:
+    """Which parts are the digit's, bool; None where none is.
+
+    The part with the most ink that is made of strokes, at most a third as wide as it is long, and is not cut off by the
+    picture's edge, with what lies near and is of the same pen. A stroke is twice as many pixels as there are at its
+    outline, divided by its length, wide.
+    """
+    free = ~parts.across if flat else ~parts.touching
+    allowed = free & (parts.size * 16 >= side) & (parts.size >= 5) & (parts.width <= 3 * parts.height)
+    allowed &= 6 * parts.area <= parts.outline * parts.size
+    if not allowed.any():
         return None
-    weight = np.where(allowed, parts.mass, 0)
-    if flat and touching.any():
-        weight = np.where(large, parts.mass, 0)
-        allowed = large
-    main = int(weight.argmax())
-    chosen = np.arange(parts.count) == main
-    box = parts.box[main].copy()
+    chosen = np.arange(parts.count) == int(np.where(allowed, parts.mass, 0).argmax())
     while True:
-        size = max(box[2] - box[0], box[3] - box[1]) + 1
-        gap_x = np.maximum(np.maximum(parts.box[:, 0] - box[2], box[0] - parts.box[:, 2]), 0)
-        gap_y = np.maximum(np.maximum(parts.box[:, 1] - box[3], box[1] - parts.box[:, 3]), 0)
-        near = np.maximum(gap_x, gap_y) * 5 <= size
-        mass = int(parts.mass[chosen].sum())
-        more = (
-            near
-            & ~chosen
-            & (parts.mass * 20 >= mass)
-            & (parts.size * 8 >= size)
-            & (~touching | (flat & touching[main]))
-        )
-        if not more.any():
-            break
-        chosen |= more
         boxes = parts.box[chosen]
-        box = np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])
-    others = int(parts.mass[~chosen & ~touching].sum())
-    return chosen if others <= 2 * int(parts.mass[chosen].sum()) else None
+        (left, top), (right, bottom) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+        size = max(right - left, bottom - top) + 1
+        gap_x = np.maximum(parts.box[:, 0] - right, left - parts.box[:, 2])
+        gap_y = np.maximum(parts.box[:, 1] - bottom, top - parts.box[:, 3])
+        area, outline, mass = (int(of[chosen].sum()) for of in (parts.area, parts.outline, parts.mass))
+        more = free & ~chosen & (np.maximum(gap_x, gap_y) * 5 <= size)
+        more &= (parts.mass * 20 >= mass) & (parts.size * 8 >= size)
+        more &= parts.area * outline <= 2 * parts.outline * area
+        if not more.any():
+            others = int(parts.mass[~chosen & ~parts.touching].sum())
+            return chosen if others <= mass else None
+        chosen |= more
 
 
 def placed(ink: Array) -> Array:

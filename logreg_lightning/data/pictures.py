@@ -49,17 +49,19 @@ _PLUGINS = {
 """Of formats that Pillow may need a package for: their brands (ISO/IEC 14496-12, 4.3), its module and its name."""
 
 
-def read_picture(path: Path | IO[bytes], prepare: Callable[[Image], Image] | None = None) -> Image:
-    """A picture of any format that PIL reads, as `upright` makes it.
+def white(picture: Image) -> str:
+    """The paper of a picture whose transparent parts are seen on white, as browsers show them."""
+    return "white"
 
-    Args:
-        prepare: What is done to it before, with its transparent parts.
+
+def read_picture(path: Path | IO[bytes], paper: Callable[[Image], str] = white) -> Image:
+    """A picture of any format that PIL reads, as `upright` makes it.
 
     Raises:
         OSError: it cannot be read or is no picture; `reason_of` says why.
     """
     with _opened(path) as picture:
-        return upright(picture if prepare is None else prepare(picture))
+        return upright(picture, paper)
 
 
 def extremes(data: bytes) -> PixelRange | None:
@@ -123,11 +125,14 @@ def is_deep(picture: Image) -> bool:
     return picture.mode.startswith("I") or picture.mode == "F"
 
 
-def upright(picture: Image) -> Image:
-    """The same picture as a person sees it: turned by its EXIF data, transparent parts on white, in mode L or RGB.
+def upright(picture: Image, paper: Callable[[Image], str] = white) -> Image:
+    """A new picture as a person sees it: turned by its EXIF data, transparent parts on paper, in mode L or RGB.
 
     One of more than 8 bits a value is turned alone, and is in mode I;16, I or F, with NaN where it has no data; see
     `eight_bits`.
+
+    Args:
+        paper: The colour behind transparent parts, of a picture in mode RGBA that has some.
     """
     import PIL.Image
 
@@ -139,13 +144,13 @@ def upright(picture: Image) -> Image:
         picture = _deep(picture)
     if turn is not None:  # a copy of each would take time
         picture = picture.transpose(turn)
-    if is_deep(picture):
-        return picture
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in info:
-        picture = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture)
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    if not is_deep(picture):
+        if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in info:
+            picture = picture.convert("RGBA")
+            picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, paper(picture)), picture)
+        picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    picture.info = {}  # nobody shall turn it again
+    return picture
 
 
 def reason_of(error: OSError) -> str:
@@ -342,3 +347,9 @@ def to_pixels(picture: Image, shape: Sequence[int]) -> Tensor:
         picture = PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.asarray(picture, dtype=np.uint8).copy())
     return values.unsqueeze(0) if channels == 1 else values.permute(2, 0, 1)
+
+
+def edge_mean(pixels: Tensor) -> float:
+    """The mean of the pixels at the edges of an image (C, H, W)."""
+    edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
+    return float(edge.float().mean())

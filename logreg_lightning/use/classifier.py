@@ -77,10 +77,13 @@ class Predictor(nn.Module):
                 f"`digit` makes 1 x 28 x 28 images, but this model was trained on {self.image_shape}; leave it out"
             )
         if isinstance(picture, str | Path):
-            opened = open_picture(picture, digit.on_paper)
+            opened, where = open_picture(picture, digit.paper_of), f"{picture}: "
         else:
-            opened = pictures.upright(digit.on_paper(picture))
-        return digit.digit_to_pixels(pictures.eight_bits(opened, self.pixel_range))
+            opened, where = pictures.upright(picture, digit.paper_of), ""
+        try:
+            return digit.digit_to_pixels(pictures.eight_bits(opened, self.pixel_range))
+        except InputError as error:
+            raise InputError(f"{where}{error}") from None
 
     @torch.inference_mode()
     def predict_proba(self, images: Any, digit: bool = False) -> Tensor:
@@ -225,14 +228,14 @@ def read_model(path: Path) -> dict[str, Any]:
     return content
 
 
-def open_picture(path: str | Path, prepare: Callable[[Image], Image] | None = None) -> Image:
-    """A picture's file, as `upright` makes it; what `prepare` does comes before.
+def open_picture(path: str | Path, paper: Callable[[Image], str] = pictures.white) -> Image:
+    """A picture's file, as `pictures.upright` makes it.
 
     Raises:
         InputError: it cannot be read or is no picture.
     """
     try:
-        return pictures.read_picture(Path(path), prepare)
+        return pictures.read_picture(Path(path), paper)
     except OSError as error:
         raise InputError(f"{path} cannot be read as a picture ({pictures.reason_of(error)})") from None
 

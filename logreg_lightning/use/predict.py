@@ -17,7 +17,8 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from logreg_lightning import cli
-from logreg_lightning.data.digit import MNIST_SHAPE, on_paper
+from logreg_lightning.data.digit import MNIST_SHAPE
+from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.names import csv_line, padded, printable, width
 from logreg_lightning.use.classifier import Predictor, load, open_picture
@@ -68,7 +69,7 @@ def _run(settings: Namespace) -> None:
         raise InputError(f"--digit makes 1 x 28 x 28 images, but {settings.run} was trained on {model.image_shape}")
     paths = find_pictures(settings.pictures)
     unreadable: list[str] = []
-    light = 0
+    light, counts_light = 0, not settings.digit and takes_drawings(model)
     predictions = predict(model, paths, settings.digit, unreadable)
     first = list(itertools.islice(predictions, DRAWN))
     if settings.picture and first:
@@ -76,14 +77,14 @@ def _run(settings: Namespace) -> None:
     try:
         with _printing(settings.format, paths, settings.top) as print_row:
             for path, pixels, probabilities in itertools.chain(first, predictions):
-                light += int(pixels.ndim == 3 and _border_of(pixels) > LIGHT)
+                light += int(counts_light and edge_mean(pixels) > LIGHT)
                 top = probabilities.topk(settings.top)
                 names = [model.class_names[label] for label in top.indices.tolist()]
                 print_row(str(path), list(zip(names, top.values.tolist(), strict=True)))
     finally:
         for sentence in unreadable:
             print(printable(sentence), file=sys.stderr)
-    if light and not settings.digit and takes_drawings(model):
+    if light:
         print(
             f"{light} of {len(paths)} pictures are light at their edges, where the digits that were learnt are dark: "
             "for photos of digits use --digit",
@@ -91,12 +92,6 @@ def _run(settings: Namespace) -> None:
         )
     if unreadable:
         raise RunError(f"skipped {len(unreadable)} of {len(paths)} pictures, which could not be read")
-
-
-def _border_of(pixels: Tensor) -> float:
-    """The mean of the pixels at the edges of an image, uint8 (C, H, W)."""
-    edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
-    return float(edge.float().mean())
 
 
 def find_pictures(names: list[str]) -> list[Path]:
@@ -130,15 +125,12 @@ def predict(
 
     def prepared(path: Path) -> Tensor | str:
         try:
-            picture = open_picture(path, on_paper if digit else None)
+            if digit:
+                return model.prepare_digit(path)
+            picture = open_picture(path)
         except InputError as error:
             return str(error)
-        if not digit:
-            return model.prepare(picture)
-        try:
-            return model.prepare_digit(picture)
-        except InputError as error:
-            return f"{path}: {error}"
+        return model.prepare(picture)
 
     quiet = len(paths) < BATCH or not sys.stderr.isatty() or sys.stdout.isatty()  # where rows show how far it is
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit=" pictures", disable=quiet) as bar:

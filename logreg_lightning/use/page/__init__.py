@@ -8,9 +8,8 @@ import json
 from importlib import resources
 from string import Template
 
-import torch
-
 from logreg_lightning.data.digit import MNIST_SHAPE
+from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError
 from logreg_lightning.use.classifier import Classifier
 
@@ -72,5 +71,4 @@ def takes_drawings(model: Classifier) -> bool:
         return False
     if model.training_mean is None:
         return True
-    mean = model.training_mean.reshape(MNIST_SHAPE[1:])
-    return bool(torch.cat([mean[0], mean[-1], mean[:, 0], mean[:, -1]]).mean() < 0.5)
+    return edge_mean(model.training_mean.reshape(MNIST_SHAPE)) < 0.5

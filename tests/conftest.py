@@ -25,7 +25,6 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.fit import main
@@ -119,13 +118,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What a worker of pytest-xdist prints is not seen; this is."""
     terminalreporter.write_line(f"test_kills.py: --kill-seed {config.getoption('--kill-seed')}")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def event_files_sort() -> None:
-    """TensorBoard orders a second's event files of one process by a running number, as text: give all four digits."""
-    # Private, for want of a public way to set where the counting begins.
-    event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
-from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.files import DENIED, FULL, atomic_write
 from logreg_lightning.runtime.output import muted, print_once, quiet
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.progress import progress
@@ -124,7 +124,9 @@ class Experiment:
             if self.folder is not None:
                 runs.check_config(self.folder, self.started, self.settings, self._may_change)
             self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            rank = processes.rank()
             self.machine = trainer_of(self.settings, [])  # refuses what this machine has not; it trains nothing
+            processes.check_launched(rank, self.machine)
             self._stack = stack.pop_all()
         return self
 
@@ -509,19 +511,17 @@ def report_expected_errors(folder: Path) -> Iterator[None]:
         saved = f"{files[-1]} is complete" if files else f"{folder} was not saved yet"
         raise RunError(f"{error}; {saved}") from None
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
+        if error.errno not in DENIED | FULL | {errno.EPIPE}:
             raise
+        remedy = "" if error.errno == errno.EPIPE else "make room or get write access, then "
         raise RunError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: make "
-            f"room or get write access, then resume with: {processes.resume_with(folder)}"
+            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: "
+            f"{remedy}resume with: {processes.resume_with(folder)}"
         ) from None
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise RunError(peer_exited_message(folder)) from None
-
-
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def peer_exited_message(folder: Path | None) -> str:

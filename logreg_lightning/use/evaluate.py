@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.names import padded, printable, shortened, width
+from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.runs import checkpoint_of, read_trained_on, threads_of
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.use.by_class import ByClass
@@ -96,14 +97,14 @@ def _run(settings: Namespace) -> None:
             by_class.write(folder, model.class_names)
     if settings.json:
         about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split, "left_out": left_out}
-        print(json.dumps({**about, **results}, indent=2))
+        say(json.dumps({**about, **results}, indent=2))
     else:
         trained = "trained on" if settings.split == "val" else "trained or validated on"
         about_data = [f"{data.dataset}, {settings.split} split", *data.data.notes]
-        print("\n  ".join(shortened(printable(line), 180) for line in about_data))
+        say("\n  ".join(shortened(printable(line), 180) for line in about_data))
         if left_out:
-            print(f"  {left_out:,} images that the model was {trained} are left out")
-        print(table(model.class_names, results, by_class, settings.split))
+            say(f"  {left_out:,} images that the model was {trained} are left out")
+        say(table(model.class_names, results, by_class, settings.split))
 
 
 def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:

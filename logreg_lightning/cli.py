@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
@@ -34,10 +35,14 @@ SIGPIPE = 13
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's, which reads settings as UTF-8 whatever the locale."""
+    """jsonargparse's, which reads settings as UTF-8 whatever the locale; a section without any has its defaults."""
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        return cast(Namespace, self.parse_string(Path(path).read_text("utf-8"), os.fspath(path), *args, **kwargs))
+        content = Path(path).read_text("utf-8")
+        with contextlib.suppress(yaml.YAMLError, AttributeError):  # which are told of below
+            for name in yaml.safe_load(content).keys() - runs.without_empty(yaml.safe_load(content)).keys():
+                content = re.sub(rf"^{name}:.*$", f"{name}: {{}}", content, flags=re.M)
+        return cast(Namespace, self.parse_string(content, os.fspath(path), *args, **kwargs))
 
 
 def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:

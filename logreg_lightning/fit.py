@@ -114,7 +114,7 @@ def fit(
 
             # 3. The trainer.
             curve = TrainingCurve()
-            saver = Saver(curve)
+            saver = Saver(curve, settings)
             ours = [curve, Initialization(), Calibration(), *_figures(saver, pictures)]
             trainer = experiment.make_trainer([*ours, *callbacks], saver)
             _say_plan(experiment, model)

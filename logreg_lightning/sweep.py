@@ -393,7 +393,7 @@ class _Trainings:
         file = experiment.folder / "checkpoints" / f"group_{group}.ckpt"
         state = checkpoints.read(file) if file.is_file() else None
         curve = TrainingCurve()
-        saver = Saver(curve, file.name, best=None, every=SAVE_EVERY)
+        saver = Saver(curve, experiment.settings, file.name, best=None, every=SAVE_EVERY)
         saver.folder = experiment.folder
         seed = state["ImageDataModule"]["seed"] if state is not None else self.settings[indices[0]]["seed"]
         with seeded(seed):
@@ -453,7 +453,7 @@ class _Trainings:
             path = runs.create(logs=experiment.folder.parent)  # beside its sweep
             atomic_write(noted_in, json.dumps({**noted, str(index): str(path)}).encode())
         folder = Path(group.trainer.strategy.broadcast(str(path)))
-        trainer, saver = group.trainer, Saver(group.curve)
+        trainer, saver = group.trainer, Saver(group.curve, settings)
         saver.progress = group.saver.progress
         if processes.rank() == 0:
             runs.write_config(folder, settings)

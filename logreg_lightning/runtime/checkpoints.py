@@ -11,7 +11,7 @@ import torch
 
 from logreg_lightning.errors import InputError
 
-FORMAT = 6
+FORMAT = 7
 """Of the checkpoints written here; raised whenever the code here could no longer read older ones correctly."""
 
 

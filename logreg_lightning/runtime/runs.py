@@ -155,9 +155,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} does not hold a run's settings; fix it")
-    return config
+    if isinstance(config, dict):
+        config = without_empty(config)
+        if all(isinstance(config.get(name, {}), dict) for name in SECTIONS):
+            return config
+    raise InputError(f"{file} does not hold a run's settings; fix it")
+
+
+SECTIONS = ("data", "model")
+"""Settings that have settings of their own."""
+
+
+def without_empty(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings without sections all of whose lines are comments, which YAML reads as nothing."""
+    return {name: value for name, value in config.items() if value is not None or name not in SECTIONS}
 
 
 def write_trained_on(folder: Path, keys: dict[str, Any]) -> None:
@@ -199,13 +210,35 @@ def check_config(
     Raises:
         InputError: one contradicts those that the run started with.
     """
-    before = flat(started)
-    for key, value in flat(config).items():
-        if key not in may_change and key in before and before[key] != value:
-            raise InputError(
-                f"`{key.rpartition('.')[2]}={value!r}` contradicts {folder}, which was started with {before[key]!r}; "
-                "leave it out to resume, or start a new run without `resume`"
-            )
+    for name, value, before in _changed(started, config, may_change):
+        raise InputError(
+            f"`{name}={value!r}` contradicts {folder}, which was started with {before!r}; "
+            "leave it out to resume, or start a new run without `resume`"
+        )
+
+
+def check_edited(
+    checkpoint: Path, began: dict[str, Any], config: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE
+) -> None:
+    """Makes sure that the settings in `config.yaml` are still those that a checkpoint of the run was trained with.
+
+    Raises:
+        InputError: one was edited.
+    """
+    for name, value, before in _changed(began, config, may_change):
+        raise InputError(
+            f"`{name}` is {value!r} in {checkpoint.parent.parent / 'config.yaml'}, and {checkpoint.name} was trained "
+            f"with {before!r}: a resumed run goes on as it was begun; write {before!r} there again, or start a new "
+            "run, without `resume`"
+        )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], may_change: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Of each setting that has changed and may not: its name, its value now, and that before."""
+    values = flat(before)
+    for key, value in flat(now).items():
+        if key not in may_change and key in values and values[key] != value:
+            yield key.rpartition(".")[2], value, values[key]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -118,12 +118,17 @@ class Experiment:
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
                 self.started = runs.read_config(self.folder)
+            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            if self.folder is not None:
+                file = self.checkpoint or self.folder / "checkpoints" / "group_0.ckpt"
+                if (state := self.state or (checkpoints.read(file) if file.is_file() else None)) is not None:
+                    runs.check_edited(file, state["settings"], self.started, self._may_change)
+                    self.started = merged(state["settings"], self.started)
             config = settings_of(self.data, self._given, self._settings_of_model)
             self.settings = as_started(config, self.started)
             self.data.dataset, self.data.batch_size = (self.settings["data"][k] for k in ("dataset", "batch_size"))
             if self.folder is not None:
                 runs.check_config(self.folder, self.started, self.settings, self._may_change)
-            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
             rank = processes.rank()
             self.machine = trainer_of(self.settings, [])  # refuses what this machine has not; it trains nothing
             processes.check_launched(rank, self.machine)
@@ -258,7 +263,7 @@ class Experiment:
             if state is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
                 # A kill from now on must not lead back to what is the future of this checkpoint.
                 atomic_write(last, self.checkpoint.read_bytes())
-            for name in ("results.json", *FILES):
+            for name in ("results.json", *FILES, *(["hparams.yaml"] if state is None else [])):
                 (folder / name).unlink(missing_ok=True)
             self._write_trained_on(folder)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
@@ -425,6 +430,16 @@ def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, A
         filled["log_dir"] = started["log_dir"]
     return filled | {
         name: as_started(value, started.get(name, {})) for name, value in settings.items() if isinstance(value, dict)
+    }
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings with these in place of those of the same names."""
+    return {
+        **settings,
+        **{
+            name: merged(settings[name], value) if isinstance(value, dict) else value for name, value in changes.items()
+        },
     }
 
 

@@ -144,11 +144,12 @@ def _finished(experiment: Experiment) -> Run | None:
     if folder is None or checkpoint is None or state is None or experiment.run_steps is None:
         return None
     # Lightning would train nothing, and leave no metrics to report.
-    if state["global_step"] < experiment.run_steps or not runs.has_results(folder):
+    results = runs.read_results(folder)
+    if state["global_step"] < experiment.run_steps or results is None:
         return None
     longer = _train_longer(folder, experiment.settings, state["global_step"])
     print_once(f"{printable(str(folder))} is finished: {state['global_step']} steps. Train longer with: {longer}")
-    return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
+    return Run(folder, results, LogisticRegression.load(checkpoint))
 
 
 def _say_plan(experiment: Experiment, model: LogisticRegression) -> None:

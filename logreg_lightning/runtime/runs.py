@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import subprocess
-import zipfile
+import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ import yaml
 
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import atomic_write, locked
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.runtime.processes import rank
 
 LOGS = Path("lightning_logs")
@@ -153,7 +154,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
     if isinstance(config, dict):
         config = without_empty(config)
@@ -172,10 +173,10 @@ def without_empty(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_trained_on(folder: Path, keys: dict[str, Any]) -> None:
-    """Writes `trained_on.npz`, arrays by their names, unless it is there."""
+    """Writes `trained_on.npz`, arrays by their names, and an `id` that no other run has, unless it is there."""
     if not (folder / "trained_on.npz").exists():
         file = io.BytesIO()
-        np.savez(file, **keys)
+        np.savez(file, **keys, id=np.array(uuid.uuid4().hex))
         atomic_write(folder / "trained_on.npz", file.getvalue())
 
 
@@ -191,8 +192,14 @@ def read_trained_on(folder: Path) -> dict[str, Any] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # np.load raises whatever the bytes make it
         raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy it again") from None
+
+
+def id_of(folder: Path) -> str | None:
+    """What tells a run from another one of the same name; None where it has none."""
+    about = read_trained_on(folder)
+    return str(about["id"]) if about is not None and "id" in about else None
 
 
 def threads_of(checkpoint: Path) -> int | None:
@@ -250,8 +257,8 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether the run in `folder` has finished."""
-    return (folder / "results.json").is_file()
+    """Whether the run in `folder` has finished, and its results can be read: else they are made again."""
+    return read_results(folder) is not None
 
 
 def versions() -> dict[str, str | None]:
@@ -272,10 +279,18 @@ def versions() -> dict[str, str | None]:
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Writes `results.json`, in the process of rank 0."""
     if rank() == 0:
-        atomic_write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        atomic_write(folder / "results.json", (json_of(results) + "\n").encode())
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """What `results.json` holds."""
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return results
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What `results.json` holds; None where it is not there or is damaged."""
+    results = read_json(folder / "results.json")
+    return results if isinstance(results, dict) and isinstance(results.get("steps"), int) else None
+
+
+def read_json(file: Path) -> Any:
+    """What a file of JSON holds; None where it is not there or is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return None

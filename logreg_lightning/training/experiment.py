@@ -224,7 +224,7 @@ class Experiment:
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
-            self._write_trained_on(self.folder)
+            self.write_trained_on(self.folder)
         return self.folder
 
     def make_trainer(self, callbacks: Iterable[L.Callback], saver: Saver) -> L.Trainer:
@@ -265,7 +265,7 @@ class Experiment:
                 atomic_write(last, self.checkpoint.read_bytes())
             for name in ("results.json", *FILES, *(["hparams.yaml"] if state is None else [])):
                 (folder / name).unlink(missing_ok=True)
-            self._write_trained_on(folder)
+            self.write_trained_on(folder)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
         logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
@@ -284,7 +284,8 @@ class Experiment:
             ]
             curves.record_hyperparameters(logger, {name: shown[name] for name in (*first, *shown)}, first)
 
-    def _write_trained_on(self, folder: Path) -> None:
+    def write_trained_on(self, folder: Path) -> None:
+        """Writes into a run's folder which images it is trained on, and its id, unless they are there."""
         copies = self.data.copies
         keys = {"train": copies.trained_on, "val": copies.validated_on, "digest": np.array(copies.digest)}
         runs.write_trained_on(folder, keys)
@@ -433,14 +434,11 @@ def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, A
     }
 
 
-def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The settings with these in place of those of the same names."""
-    return {
-        **settings,
-        **{
-            name: merged(settings[name], value) if isinstance(value, dict) else value for name, value in changes.items()
-        },
-    }
+def merged(settings: Any, changes: Any) -> Any:
+    """The settings, those in sections too, with these in place of those of the same names."""
+    if not (isinstance(settings, dict) and isinstance(changes, dict)):
+        return changes
+    return {**settings, **{name: merged(settings.get(name), value) for name, value in changes.items()}}
 
 
 def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trainer:

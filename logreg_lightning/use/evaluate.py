@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from logreg_lightning import cli
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.names import padded, printable, shortened, width
 from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.runtime.runs import checkpoint_of, read_trained_on, threads_of
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.use.by_class import ByClass
@@ -97,7 +97,7 @@ def _run(settings: Namespace) -> None:
             by_class.write(folder, model.class_names)
     if settings.json:
         about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split, "left_out": left_out}
-        say(json.dumps({**about, **results}, indent=2))
+        say(json_of({**about, **results}))
     else:
         trained = "trained on" if settings.split == "val" else "trained or validated on"
         about_data = [f"{data.dataset}, {settings.split} split", *data.data.notes]

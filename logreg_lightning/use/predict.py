@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import signal
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.names import csv_line, padded, printable, width
 from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.use.classifier import Predictor, load, open_picture
 from logreg_lightning.use.page import takes_drawings
 
@@ -175,7 +175,7 @@ def _printing(
         nonlocal before
         if format_ == "json":
             element = {"path": path, "classes": [{"class": name, "probability": value} for name, value in classes]}
-            write(f"{before}\n{textwrap.indent(json.dumps(element, indent=2), '  ')}")
+            write(f"{before}\n{textwrap.indent(json_of(element), '  ')}")
             before = ","
         elif format_ == "csv":
             write("".join(csv_line([path, name, f"{value:.6f}"]) for name, value in classes))

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import json
+import math
 import re
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from conftest import Capsys, Patch, config_of, fit, killed_in, outcome, refused, signalled_in
+from conftest import (
+    Capsys,
+    Patch,
+    config_of,
+    contents,
+    fit,
+    killed_in,
+    newest,
+    outcome,
+    refused,
+    results_of,
+    signalled_in,
+)
 
 import logreg_lightning
 from logreg_lightning import InputError, LogisticRegression
@@ -18,6 +38,7 @@ from logreg_lightning.fit import main
 from logreg_lightning.runtime import runs
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.sweep import main as sweep
+from logreg_lightning.use import evaluate
 
 QUICK = ["--data.dataset=digits", "--max_epochs=1", "--pictures=false"]
 
@@ -105,3 +126,117 @@ def test_an_interrupt_that_the_starter_ignores_stays_ignored(workdir: Path, monk
     finally:
         signal.signal(signal.SIGINT, before)
     assert (Path("lightning_logs/version_0") / "results.json").is_file()
+
+
+@pytest.mark.parametrize("taken_by", ["nothing", "a run", "an empty folder", "a run without an id"])
+def test_a_winner_that_was_deleted_is_not_the_run_that_took_its_number(
+    workdir: Path, capsys: Capsys, taken_by: str
+) -> None:
+    settings: dict[str, Any] = {"lr": [0.1, 1e-5], "max_epochs": 1, "pictures": False}
+    first = logreg_lightning.sweep("digits", **settings)
+    expected = outcome(first.best.path)
+    shutil.rmtree(first.best.path)
+    if taken_by == "an empty folder":
+        first.best.path.mkdir()
+    elif taken_by != "nothing":
+        other = fit(*QUICK, "--model.lr=1e-6")
+        assert other == first.best.path
+        if taken_by == "a run without an id":
+            (other / "trained_on.npz").unlink()
+    capsys.readouterr()
+    again = logreg_lightning.sweep("digits", resume=str(first.path), **settings)
+    assert "The run that setting 0 had become is gone: it is made again" in capsys.readouterr().out
+    assert again.results["best"]["run"] == str(again.best.path)
+    assert (again.best.path == first.best.path) == (taken_by == "nothing")
+    assert outcome(again.best.path) == expected
+    third = logreg_lightning.sweep("digits", resume=str(first.path), **settings)
+    assert third.best.path == again.best.path and "is finished: 2 settings" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_moved_with_its_runs_finds_its_winner(workdir: Path) -> None:
+    sweep([*QUICK, "--model.lr=0.1,0.2", "--log_dir=here"])
+    Path("here").rename("there")
+    before = contents(workdir)
+    again = logreg_lightning.sweep("digits", lr=[0.1, 0.2], max_epochs=1, pictures=False, resume="there/last")
+    assert again.best.path == Path("there/version_0") and again.results["best"]["run"] == str(again.best.path)
+    assert contents(workdir) == before
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "no UTF-8": lambda content: b"\xff\xfe" + content,
+    "another type": lambda content: b"[1, 2]",
+    "a text": lambda content: b"hello: [",
+    "nested": lambda content: b"[" * 100_000,
+    "nothing": lambda content: b"null",
+}
+
+
+def results_and_weights(run: Path) -> list[object]:
+    found = outcome(run)
+    return [found["results"], found["last.ckpt"]]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_results_are_made_again(workdir: Path, capsys: Capsys, damage: str) -> None:
+    found = logreg_lightning.sweep("digits", lr=[0.1, 0.2], max_epochs=1, pictures=False)
+    of_run, of_sweep = found.best.path / "results.json", found.path / "results.json"
+    table, noted = found.path / "results.csv", found.path / "promoted.json"
+    expected, rows = results_and_weights(found.best.path), table.read_bytes()
+    for file in (of_run, of_sweep, table):
+        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        if file is of_run:
+            fit("--resume", str(found.best.path))
+        else:
+            refused(["--promote", "1", str(found.path)], "", capsys, sweep)
+            sweep(["--resume", str(found.path)])
+        assert results_and_weights(found.best.path) == expected and table.read_bytes() == rows
+        assert results_of(found.path)["best"]["run"] == str(found.best.path)
+    noted.write_bytes(DAMAGE[damage](noted.read_bytes()))
+    sweep(["--resume", str(found.path)])
+    assert results_and_weights(newest()) == expected
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_settings_get_one_sentence(run: Path, capsys: Capsys, damage: str) -> None:
+    for name in ("config.yaml", "trained_on.npz"):
+        file = run / name
+        whole = file.read_bytes()
+        file.write_bytes(DAMAGE[damage](whole))
+        if (name, damage) != ("config.yaml", "nothing"):
+            refused(["--resume=last", "--max_epochs=3"], name, capsys)
+        if name == "config.yaml":
+            with pytest.raises(InputError, match=r"config\.yaml"):
+                logreg_lightning.fit("mnist", resume="last", max_epochs=3)
+        refused(["last"], name, capsys, evaluate.main)
+        file.write_bytes(whole)
+
+
+ODD: list[Any] = [None, True, "much", [1], {"a": 1}, -1, 1e300, math.nan, "2026-01-01", datetime.date(2026, 1, 1)]
+
+
+def test_settings_of_odd_types_get_one_sentence(run: Path, capsys: Capsys) -> None:
+    config = config_of(run)
+    for name in runs.flat(config):
+        for value in ODD:
+            edited(run, name, value)
+            for resume in (
+                lambda: main(["--resume=last"]),
+                lambda: logreg_lightning.fit("mnist", resume="last", max_epochs=2),
+            ):
+                with contextlib.suppress(InputError, SystemExit):
+                    resume()
+            assert "Traceback" not in capsys.readouterr().err
+    (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    values = {"a": math.nan, "b": [math.inf, 1.5, (-math.inf, "NaN")], "c": {"d": np.float64("nan")}}
+    runs.write_results(tmp_path, {**values, "steps": 1})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    found = json.loads((tmp_path / "results.json").read_text("utf-8"), parse_constant=refuse)
+    assert found == {"a": None, "b": [None, 1.5, [None, "NaN"]], "c": {"d": None}, "steps": 1}

@@ -116,6 +116,7 @@ def fit(
             curve = TrainingCurve()
             saver = Saver(curve, settings)
             ours = [curve, Initialization(), Calibration(), *_figures(saver, pictures)]
+            experiment.check_loads(model, saver)
             trainer = experiment.make_trainer([*ours, *callbacks], saver)
             _say_plan(experiment, model)
 

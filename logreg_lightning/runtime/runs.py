@@ -82,6 +82,8 @@ def find(resume: str, logs: Path = LOGS) -> tuple[Path, Path | None]:
     given = (runs[-1] if runs else logs / "version_0") if is_last else Path(resume)
     folder = given.parent.parent if resume.endswith(".ckpt") else given
     checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
+    if checkpoint.name.startswith("group_"):
+        raise InputError(f"{checkpoint} is of a sweep: resume the sweep {folder}, or promote one of its settings")
     is_saved = checkpoint.is_file()
     if not is_saved and (resume.endswith(".ckpt") or not folder.is_dir() or has_results(folder)):
         raise InputError(f"`resume={resume!r}`: no checkpoint found at {checkpoint}; runs here: {_names(runs)}")

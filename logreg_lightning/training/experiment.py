@@ -122,8 +122,10 @@ class Experiment:
             if self.folder is not None:
                 file = self.checkpoint or self.folder / "checkpoints" / "group_0.ckpt"
                 if (state := self.state or (checkpoints.read(file) if file.is_file() else None)) is not None:
-                    runs.check_edited(file, state["settings"], self.started, self._may_change)
-                    self.started = merged(state["settings"], self.started)
+                    with checkpoints.content_of(file):
+                        runs.check_edited(file, state["settings"], self.started, self._may_change)
+                        self.started = merged(state["settings"], self.started)
+                        state["global_step"] = int(state["global_step"])
             config = settings_of(self.data, self._given, self._settings_of_model)
             self.settings = as_started(config, self.started)
             self.data.dataset, self.data.batch_size = (self.settings["data"][k] for k in ("dataset", "batch_size"))
@@ -158,7 +160,8 @@ class Experiment:
             if self.kind == "sweep" or settings["max_steps"] == -1:  # else it stays auto: a run may be given more steps
                 settings["max_epochs"] = self.max_epochs
         if self.checkpoint is not None and self.state is not None:
-            data.check_resumable(self.checkpoint, self.state)
+            with checkpoints.content_of(self.checkpoint):
+                data.check_resumable(self.checkpoint, self.state)
         before = runs.read_trained_on(self.folder) if self.folder is not None else None
         if before is not None and str(before["digest"]) != data.copies.digest:
             raise InputError(
@@ -211,6 +214,30 @@ class Experiment:
                 backbone=dataset.backbone,
                 pixel_range=dataset.pixel_range,
             )
+
+    def check_loads(self, model: LogisticRegression, saver: Saver) -> None:
+        """Makes sure that what is resumed can be, before anything is written: Lightning loads it once more.
+
+        Raises:
+            InputError: the checkpoint holds something else.
+        """
+        if self.checkpoint is None or self.state is None:
+            return
+        with checkpoints.content_of(self.checkpoint):
+            state, optimizer = self.state, model.configure_optimizers()
+            model.load_state_dict(state["state_dict"])
+            [of_optimizer], callbacks = state["optimizer_states"], state["callbacks"]
+            optimizer.load_state_dict(of_optimizer)
+            for parameter, values in optimizer.state.items():
+                for name, value in values.items():
+                    if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise ValueError(f"its {name} has the shape {tuple(value.shape)}")
+            saver.load_state_dict(callbacks["Saver"])
+            saver.curve.load_state_dict(callbacks["TrainingCurve"])
+            self.machine.fit_loop.load_state_dict(state["loops"]["fit_loop"])
+            needed = {**state["hyper_parameters"], **callbacks["Saver"]["events"], **state["ImageDataModule"]}
+            rate = of_optimizer["param_groups"][0]["lr"]
+            _ = float(rate), int(needed["steps_per_call"]), int(needed["seed"]), int(state["epoch"])
 
     # The folder and the trainer.
 

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.checkpoints import content_of
 from logreg_lightning.runtime.names import padded, printable, shortened, width
 from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.plain import json_of
@@ -67,8 +68,9 @@ def _run(settings: Namespace) -> None:
     model = LogisticRegression.load(checkpoint)
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
-        data = ImageDataModule.of_checkpoint(content, **changes)
-        is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
+        with content_of(checkpoint):
+            data = ImageDataModule.of_checkpoint(content, **changes)
+            is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
     elif settings.data.dataset is not None:
         data, is_own = ImageDataModule(**changes), False
     else:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import itertools
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import PIL.Image
 import pytest
 import torch
 from conftest import (
     SCRIPTS,
     Capsys,
     Patch,
+    contents,
     curves,
     fit,
     killed_in,
@@ -36,11 +41,13 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import tensorboard
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.fit import main
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import curves as curves_module
 from logreg_lightning.runtime import runs
 from logreg_lightning.runtime.checkpoints import FORMAT, read
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
+from logreg_lightning.use import evaluate, export, predict
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
@@ -257,6 +264,58 @@ def test_a_bad_checkpoint_is_refused(run: Path, capsys: Capsys, name: str) -> No
     refused(["--resume", str(run), "--max_epochs=3"], named, capsys)
     assert not Path("the payload ran").exists()
     torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+MISSING = object()
+ODD = [MISSING, None, "much", -1, [], {}, {"a": 1}, torch.zeros(3)]
+
+
+def places(content: dict[str, Any], depth: int) -> Iterator[tuple[str, ...]]:
+    for key, value in content.items():
+        yield (key,)
+        if depth > 1 and isinstance(value, dict):
+            yield from ((key, *below) for below in places(value, depth - 1))
+
+
+def spoilt(content: dict[str, Any], place: Sequence[str], value: Any) -> dict[str, Any]:
+    other = copy.deepcopy(content)
+    inside = functools.reduce(lambda part, key: part[key], place[:-1], other)
+    inside.pop(place[-1]) if value is MISSING else inside.update({place[-1]: value})
+    return other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ODD, ids=lambda value: "missing" if value is MISSING else repr(value)[:9])
+def test_whatever_a_checkpoint_holds_is_used_or_refused(run: Path, capsys: Capsys, value: Any) -> None:
+    file = run / "checkpoints" / "last.ckpt"
+    whole, before = torch.load(file, weights_only=True), contents(run)
+    PIL.Image.new("L", (28, 28)).save("one.png")
+    commands = [
+        (main, ["--resume", str(run), "--max_epochs=3", "--pictures=false"]),
+        (evaluate.main, [str(run), "--json"]),
+        (predict.main, [str(run), "one.png"]),
+        (export.main, [str(run), "page.html"]),
+    ]
+    for place in places(whole, 3):
+        content = spoilt(whole, place, value)
+        torch.save(content, file)
+        spoiled = contents(run)
+        for command, words in commands:
+            try:
+                command(words)
+            except SystemExit as ended:
+                error = capsys.readouterr().err
+                assert ended.code == 2 and len(error.splitlines()) == 1 and str(file) in error, (place, error)
+                assert contents(run) == spoiled
+            except Exception as error:
+                raise AssertionError(f"{place}, {command.__module__}: {error!r}") from error
+            else:
+                if command is main:
+                    shutil.rmtree(run)
+                    for path, old in before.items():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(old)
+                    torch.save(content, file)
 
 
 RIGHT = torch.arange(12.0).reshape(3, 4)

@@ -64,7 +64,11 @@ def logs_of(run: str, logs: Path = LOGS) -> tuple[bool, Path]:
 
 def all_of(kind: str, logs: Path = LOGS) -> list[Path]:
     """The folders in `logs` of all runs, `version`, or sweeps, `sweep`, oldest first."""
-    folders = [run for run in logs.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
+    # Not `glob`, to which a folder that may not be read is an empty one.
+    there = logs.iterdir() if logs.is_dir() else ()
+    folders = [
+        run for run in there if run.name.startswith(f"{kind}_") and run.name.removeprefix(f"{kind}_").isdecimal()
+    ]
     return sorted(folders, key=_number)
 
 
@@ -157,7 +161,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{file} does not hold a run's settings ({reason}); fix it") from None
     if isinstance(config, dict):
         config = without_empty(config)
         if all(isinstance(config.get(name, {}), dict) for name in SECTIONS):
@@ -195,6 +200,8 @@ def read_trained_on(folder: Path) -> dict[str, Any] | None:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # np.load raises whatever the bytes make it
+        if isinstance(error, PermissionError):
+            raise
         raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy it again") from None
 
 

@@ -23,6 +23,7 @@ from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
+from packaging.version import Version
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
@@ -238,6 +239,9 @@ class Experiment:
             needed = {**state["hyper_parameters"], **callbacks["Saver"]["events"], **state["ImageDataModule"]}
             rate = of_optimizer["param_groups"][0]["lr"]
             _ = float(rate), int(needed["steps_per_call"]), int(needed["seed"]), int(state["epoch"])
+            _ = Version(state["pytorch-lightning_version"]), float(saver.best), list(state["lr_schedulers"])
+            with isolate_rng():
+                LogisticRegression(**state["hyper_parameters"])
 
     # The folder and the trainer.
 

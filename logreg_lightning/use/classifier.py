@@ -236,6 +236,7 @@ def read_model(path: Path) -> dict[str, Any]:
                 shape = (features,)
             if value.shape != shape or not value.is_floating_point() or not value.isfinite().all():
                 raise ValueError(f"its {name} must be {shape} finite numbers")
+        _low, _high = map(float, settings.get("pixel_range") or (0, 1))
         hyperparameters.names_of(classes, settings.get("class_names"))
         hyperparameters.shape_of(features, settings.get("image_shape"), settings.get("backbone"))
     return content

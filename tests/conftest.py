@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import importlib
 import itertools
 import json
 import os
@@ -150,6 +151,7 @@ def as_nobody(workdir: Path) -> Iterator[None]:
         yield
         return
     "localhost".encode("idna")  # Python's own files, loaded when first used, may be root's
+    importlib.import_module("importlib.readers")
     for path in [workdir, *workdir.rglob("*")]:
         os.chown(path, 65534, 65534)
     os.seteuid(65534)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
 from conftest import (
@@ -38,7 +39,7 @@ from logreg_lightning.fit import main
 from logreg_lightning.runtime import runs
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.sweep import main as sweep
-from logreg_lightning.use import evaluate
+from logreg_lightning.use import evaluate, export, predict
 
 QUICK = ["--data.dataset=digits", "--max_epochs=1", "--pictures=false"]
 
@@ -240,3 +241,50 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
     found = json.loads((tmp_path / "results.json").read_text("utf-8"), parse_constant=refuse)
     assert found == {"a": None, "b": [None, 1.5, [None, "NaN"]], "c": {"d": None}, "steps": 1}
+
+
+DENIED: dict[str, tuple[str, int]] = {
+    "the parent folder": (".", 0),
+    "the parent folder's list": (".", 0o300),
+    "the run": ("version_0", 0),
+    "its checkpoints": ("version_0/checkpoints", 0),
+    "its checkpoint": ("version_0/checkpoints/last.ckpt", 0),
+    "its settings": ("version_0/config.yaml", 0),
+    "its results": ("version_0/results.json", 0),
+    "what it was trained on": ("version_0/trained_on.npz", 0),
+    "the run, to be written": ("version_0", 0o500),
+    "its checkpoints, to be written": ("version_0/checkpoints", 0o500),
+}
+USES: list[tuple[Callable[[list[str]], None], list[str]]] = [
+    (main, ["--resume=lightning_logs/last"]),
+    (main, ["--resume=lightning_logs/version_0", "--max_epochs=3"]),
+    (main, ["--data.dataset=mnist", "--max_epochs=1"]),
+    (sweep, ["--resume=lightning_logs/last"]),
+    (evaluate.main, ["lightning_logs/version_0"]),
+    (predict.main, ["lightning_logs/last", "one.png"]),
+    (export.main, ["lightning_logs/version_0", "lightning_logs/version_0/page.html"]),
+    (export.main, ["lightning_logs/version_0/checkpoints/last.ckpt", "model.onnx"]),
+]
+
+
+@pytest.mark.parametrize("denied", DENIED)
+def test_what_may_not_be_read_or_written_is_named(
+    run: Path, capsys: Capsys, request: pytest.FixtureRequest, denied: str
+) -> None:
+    PIL.Image.new("L", (28, 28)).save("one.png")
+    request.getfixturevalue("as_nobody")
+    name, mode = DENIED[denied]
+    place = run.parent / name
+    before, refusals = place.stat().st_mode, 0
+    for command, words in USES:
+        place.chmod(mode)
+        try:
+            command(words)
+        except SystemExit as ended:
+            [line] = capsys.readouterr().err.splitlines()
+            assert ended.code in (1, 2) and ("Permission denied" in line or "no sweep found" in line), (words, line)
+            refusals += "Permission denied" in line
+        finally:
+            place.chmod(before)
+    assert refusals
+    assert not list(run.rglob("*.partial"))

@@ -108,6 +108,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-seed", type=int, default=random.randrange(10**6), help="the moments at which it kills them"
     )
+    parser.addoption("--fuzz-seconds", type=float, default=8, help="how long test_fuzz.py tries each kind of file")
+    parser.addoption("--fuzz-seed", type=int, default=random.randrange(10**6), help="the damage that it does to them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -118,7 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What a worker of pytest-xdist prints is not seen; this is."""
-    terminalreporter.write_line(f"test_kills.py: --kill-seed {config.getoption('--kill-seed')}")
+    for name in ("kill", "fuzz"):
+        seed = config.getoption(f"--{name}-seed")
+        terminalreporter.write_line(f"test_{'kills' if name == 'kill' else name}.py: --{name}-seed {seed}")
 
 
 @pytest.fixture

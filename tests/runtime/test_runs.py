@@ -217,6 +217,7 @@ def test_damaged_settings_get_one_sentence(run: Path, capsys: Capsys, damage: st
 ODD: list[Any] = [None, True, "much", [1], {"a": 1}, -1, 1e300, math.nan, "2026-01-01", datetime.date(2026, 1, 1)]
 
 
+@pytest.mark.slow
 def test_settings_of_odd_types_get_one_sentence(run: Path, capsys: Capsys) -> None:
     config = config_of(run)
     for name in runs.flat(config):

@@ -155,7 +155,8 @@ def as_nobody(workdir: Path) -> Iterator[None]:
         yield
         return
     "localhost".encode("idna")  # Python's own files, loaded when first used, may be root's
-    importlib.import_module("importlib.readers")
+    for name in ("importlib.readers", "sklearn.datasets"):
+        importlib.import_module(name)
     for path in [workdir, *workdir.rglob("*")]:
         os.chown(path, 65534, 65534)
     os.seteuid(65534)

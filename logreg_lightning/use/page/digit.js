@@ -1,5 +1,5 @@
-// A photo, scan or drawing of one digit, prepared as MNIST's digits were: data/digit.py again, function by function and to
-// the last bit. A picture is { values, width, height }, row by row, in integers; a mask holds 0 and 1.
+// A photo, scan or drawing of one digit, prepared as MNIST's digits were: data/digit.py again, function by function and
+// to the last bit. A picture is { values, width, height }, row by row, in integers; a mask holds 0 and 1.
 
 const MOST = 400; // of the longer side that is looked at, in pixels
 const UNIT = 16; // of a grey level: its steps once pixels are averaged
@@ -38,15 +38,22 @@ function made(width, height, at) {
   return { values, width, height };
 }
 
-// A picture whose lines along an axis, 0 down the columns and 1 along the rows, are what `change` makes of them.
-function along(axis, { values, width, height }, change) {
+// A picture whose lines along an axis, 0 down the columns and 1 along the rows, are what `change` makes of them. Lines of
+// one value stay as they are where that `keeps` them, for speed: most of a drawing is blank.
+function along(axis, { values, width, height }, change, keeps = true) {
   const [lines, jump, length, step] = axis === 0 ? [width, 1, height, width] : [height, width, width, 1];
-  const result = new Int32Array(values.length);
+  const result = values.slice();
   const line = new Int32Array(length);
   for (let k = 0; k < lines; k++) {
-    for (let i = 0; i < length; i++) line[i] = values[k * jump + i * step];
+    const begin = k * jump;
+    let flat = keeps;
+    for (let i = 0; i < length; i++) {
+      line[i] = values[begin + i * step];
+      if (line[i] !== line[0]) flat = false;
+    }
+    if (flat) continue;
     const changed = change(line);
-    for (let i = 0; i < length; i++) result[k * jump + i * step] = changed[i];
+    for (let i = 0; i < length; i++) result[begin + i * step] = changed[i];
   }
   return { values: result, width, height };
 }
@@ -70,26 +77,27 @@ function shrunk(grey) {
 function blurred(picture, radius) {
   const mean = (line) => {
     const sums = new Int32Array(line.length + 1);
-    line.forEach((value, i) => (sums[i + 1] = sums[i] + value));
-    return line.map((_, i) => {
-      const [first, last] = [Math.max(i - radius, 0), Math.min(i + radius + 1, line.length)];
-      return over(sums[last] - sums[first], last - first);
-    });
+    for (let i = 0; i < line.length; i++) sums[i + 1] = sums[i] + line[i];
+    for (let i = 0; i < line.length; i++) {
+      const first = Math.max(i - radius, 0);
+      const last = Math.min(i + radius + 1, line.length);
+      line[i] = over(sums[last] - sums[first], last - first);
+    }
+    return line;
   };
   return along(1, along(0, picture, mean), mean);
 }
 
-// The maximum of each `length` neighbours in a line, of those that lie whole inside.
+// The maximum of each `length` neighbours in a line, of those that lie whole inside; changes the line.
 function greatest(line, length) {
-  const found = line.slice();
   let size = line.length;
   for (let done = 1; done < length; ) {
     const step = Math.min(done, length - done);
     size -= step;
-    for (let i = 0; i < size; i++) if (found[i + step] > found[i]) found[i] = found[i + step];
+    for (let i = 0; i < size; i++) if (line[i + step] > line[i]) line[i] = line[i + step];
     done += step;
   }
-  return found.subarray(0, size);
+  return line.subarray(0, size);
 }
 
 function padded(line, count, outside) {
@@ -100,13 +108,17 @@ function padded(line, count, outside) {
 
 // What dark strokes are drawn on: the larger of the closings by a row and by a column of `length` pixels.
 function closed(picture, length, outside) {
-  const negative = (line) => line.map((value) => -value);
+  const negative = (line) => {
+    for (let i = 0; i < line.length; i++) line[i] = -line[i];
+    return line;
+  };
   const close = (line) => {
     const wide = greatest(padded(line, length - 1, outside), length);
     return negative(greatest(negative(wide), length));
   };
-  const [down, across] = [0, 1].map((axis) => along(axis, picture, close).values);
-  return made(picture.width, picture.height, (i) => Math.max(down[i], across[i]));
+  const keeps = outside === BEYOND || length <= Math.min(picture.width, picture.height);
+  const [down, across] = [0, 1].map((axis) => along(axis, picture, close, keeps).values);
+  return made(picture.width, picture.height, (i) => (down[i] > across[i] ? down[i] : across[i]));
 }
 
 // The maximum over (2 radius + 1)^2 pixels, with 0 beyond the picture.
@@ -147,9 +159,9 @@ function partsOf(mask, ink) {
   const parts = Array.from({ length: count }, () => (
     { area: 0, outline: 0, mass: 0, peak: 0, left: width, top: height, right: -1, bottom: -1 }
   ));
-  labels.forEach((label, i) => {
-    if (label === 0) return;
-    const part = parts[label - 1];
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] === 0) continue;
+    const part = parts[labels[i] - 1];
     const x = i % width;
     const y = (i - x) / width;
     const edge = x === 0 || y === 0 || x === width - 1 || y === height - 1;
@@ -162,7 +174,7 @@ function partsOf(mask, ink) {
     part.top = Math.min(part.top, y);
     part.right = Math.max(part.right, x);
     part.bottom = Math.max(part.bottom, y);
-  });
+  }
   for (const part of parts) {
     [part.width, part.height] = [part.right - part.left + 1, part.bottom - part.top + 1];
     part.size = Math.max(part.width, part.height);
@@ -179,8 +191,8 @@ function flatBorder({ values, width, height }) {
   for (let x = 0; x < width; x++) edge.push(values[x], values[(height - 1) * width + x]);
   for (let y = 0; y < height; y++) edge.push(values[y * width], values[y * width + width - 1]);
   const middle = edge.sort((a, b) => a - b)[over(edge.length, 2)];
-  const [least, most] = values.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [values[0], values[0]]);
-  const near = edge.filter((value) => Math.abs(value - middle) * 10 <= most - least);
+  const sorted = values.slice().sort();
+  const near = edge.filter((value) => Math.abs(value - middle) * 10 <= sorted.at(-1) - sorted[0]);
   return near.length * 10 >= 9 * edge.length ? middle : null;
 }
 
@@ -205,7 +217,7 @@ function candidate(values, smooth, border) {
   const picture = (at) => made(width, height, at);
   const paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border).values;
   // A shadow dims paper and ink alike: what counts is their ratio. Light ink, whose values are negative, adds light.
-  const share = (value, i) => over(value * FULL, (paper[i] > 0 ? paper[i] : 255 * UNIT) + 16 * UNIT);
+  const share = (value, i) => value && over(value * FULL, (paper[i] > 0 ? paper[i] : 255 * UNIT) + 16 * UNIT);
   const rise = picture((i) => share(paper[i] - smooth.values[i], i));
   const noise = rise.values.slice().sort()[over(rise.values.length, 2)];
   const mask = picture((i) => rise.values[i] > 3 * noise + 96);
@@ -217,7 +229,7 @@ function candidate(values, smooth, border) {
   );
   const chosen = digitOf(parts, side, border !== null);
   if (chosen === null) return null;
-  const core = picture((i) => chosen.has(parts[labels[i] - 1]));
+  const core = picture((i) => labels[i] && chosen.has(parts[labels[i] - 1]));
   const [left, top, right, bottom] = boxOf(core);
   const size = Math.max(right - left, bottom - top);
   const skirt = Math.ceil(size / 20);
@@ -278,12 +290,12 @@ function digitOf(parts, side, flat) {
 // Of what is not 0: its first column and row, and those behind its last; null where there is none.
 function boxOf({ values, width, height }) {
   let [left, top, right, bottom] = [width, height, 0, 0];
-  values.forEach((value, i) => {
-    if (value === 0) return;
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] === 0) continue;
     const [x, y] = [i % width, over(i, width)];
     [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
     [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
-  });
+  }
   return left < right ? [left, top, right, bottom] : null;
 }
 

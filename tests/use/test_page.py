@@ -709,9 +709,9 @@ def test_five_hundred_digits_of_real_mnist(real_mnist: Path, opened: Open) -> No
             for pixels in data.data.test.pixels[begin : begin + 50]
         ]
         seen = [one for one in prepared(open_page, [np.asarray(p) for p in pictures]) if one is not None]
-        expected = [one for one in (digit_of(np.asarray(p)) for p in pictures) if one is not None]
-        assert len(seen) == len(expected) >= 45
-        found, expected = (torch.stack(those).reshape(-1, 1, 28, 28) for those in (seen, expected))
+        wanted = [one for one in (digit_of(np.asarray(p)) for p in pictures) if one is not None]
+        assert len(seen) == len(wanted) >= 45
+        found, expected = (torch.stack(those).reshape(-1, 1, 28, 28) for those in (seen, wanted))
         apart += int(((found.int() - expected.int()).abs() > 2).sum())
         probabilities = asked_for(open_page, "predict", found)
         other += int((probabilities.argmax(1) != model.predict_proba(expected).argmax(1).numpy()).sum())

@@ -4,7 +4,7 @@ ARGS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup fit check test soak bench gpu docs format tensorboard
+.PHONY: help setup fit check test soak fuzz bench gpu docs format tensorboard
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -33,6 +33,9 @@ test: setup  ## format, lint, types and all tests
 N ?= 100
 soak: setup  ## stop N real runs at random moments, resume them, count differences: make soak N=100
 	$(BIN)/python -m pytest tests/promises/test_kills.py -n 0 --kills $(N) $(ARGS)
+
+fuzz: setup  ## read damaged files of every kind for an hour: none may end in a traceback or hang
+	$(BIN)/python -m pytest tests/promises/test_fuzz.py -n 0 --fuzz-seconds 510 $(ARGS)
 
 bench: setup  ## measure speed against the tutorial's loop, stock Lightning, a bare loop and scikit-learn
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import errno
 import importlib.metadata
@@ -16,23 +17,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime import runs
+from logreg_lightning.runtime.files import DENIED, FULL
 from logreg_lightning.runtime.names import printable, shortened
-from logreg_lightning.runtime.output import quiet
+from logreg_lightning.runtime.output import quiet, say
 from logreg_lightning.runtime.processes import quoted, rank, started_by
 
 LONGEST = 1000
 """Characters of a sentence at most: of what is longer, a list of thousands of classes say, the middle is left out."""
 
+SIGPIPE = 13
+"""Its number, which Python does not know on Windows."""
+
 
 class Parser(ArgumentParser):
-    """jsonargparse's, which reads settings as UTF-8 whatever the locale."""
+    """jsonargparse's, which reads settings as UTF-8 whatever the locale; a section without any has its defaults."""
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        return cast(Namespace, self.parse_string(Path(path).read_text("utf-8"), os.fspath(path), *args, **kwargs))
+        content = Path(path).read_text("utf-8")
+        with contextlib.suppress(yaml.YAMLError, AttributeError):  # which are told of below
+            for name in yaml.safe_load(content).keys() - runs.without_empty(yaml.safe_load(content)).keys():
+                content = re.sub(rf"^{name}:.*$", f"{name}: {{}}", content, flags=re.M)
+        return cast(Namespace, self.parse_string(content, os.fspath(path), *args, **kwargs))
 
 
 def new_parser(name: str, example: str, purpose: str) -> ArgumentParser:
@@ -66,12 +76,17 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show must not end a run
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop, which saves first, Ctrl-C just ends
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # what the starter ignores stays ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop, which saves first, Ctrl-C ends
         # TensorBoard's thread hands its error, say a full disk, to the training, which says it; once is enough.
         threading.excepthook = _quiet_about_files
     try:
-        with quiet(), started_by(started_with(name), argv):
-            run(parser.parse_args(argv))
+        try:
+            with quiet(), started_by(started_with(name), argv):
+                run(parser.parse_args(argv))
+        except SystemExit:
+            say("", end="")  # --help must be out too
+            raise
     except InputError as error:
         _end(parser, 2, _with_flags(parser, str(error)))
     except (ArgumentError, UnicodeDecodeError) as error:
@@ -81,12 +96,16 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
     except KeyboardInterrupt:
         # The others of a run stop with process 0, which tells how: to Lightning their failure would be a crash.
         sys.exit(128 + signal.SIGINT if rank() == 0 else 0)
-    except BrokenPipeError:  # the reader, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, say `head`, has seen enough: as other commands end then
+        _let_go()
+        sys.exit(128 + SIGPIPE)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # which Python's questions about a path raise too
+        if error.errno == errno.ENAMETOOLONG:  # which Python's questions about a path raise too
+            _end(parser, 2, f"{error.filename}: no file system takes so long a name; use a shorter one")
+        if error.errno not in DENIED | FULL or error.filename is None:
             raise
-        _end(parser, 2, f"{error.filename}: no file system takes so long a name; use a shorter one")
+        status, remedy = (1, "make room, or use another place") if error.errno in FULL else (2, "get access to it")
+        _end(parser, status, f"{error.filename} cannot be used ({error.strerror}); {remedy}")
 
 
 def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:
@@ -101,8 +120,20 @@ def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path
 
 
 def _end(parser: ArgumentParser, status: int, sentence: str) -> None:
-    print(f"{parser.prog}: error: {shortened(printable(sentence), LONGEST)}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"{parser.prog}: error: {shortened(printable(sentence), LONGEST)}", file=sys.stderr)
+    _let_go()
     sys.exit(status)
+
+
+def _let_go() -> None:
+    """Python would try once more at its end to write what an output did not take, and say so."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(io.UnsupportedOperation):  # it is no file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _quiet_about_files(caught: threading.ExceptHookArgs) -> None:

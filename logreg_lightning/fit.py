@@ -114,8 +114,9 @@ def fit(
 
             # 3. The trainer.
             curve = TrainingCurve()
-            saver = Saver(curve)
+            saver = Saver(curve, settings)
             ours = [curve, Initialization(), Calibration(), *_figures(saver, pictures)]
+            experiment.check_loads(model, saver)
             trainer = experiment.make_trainer([*ours, *callbacks], saver)
             _say_plan(experiment, model)
 
@@ -144,11 +145,12 @@ def _finished(experiment: Experiment) -> Run | None:
     if folder is None or checkpoint is None or state is None or experiment.run_steps is None:
         return None
     # Lightning would train nothing, and leave no metrics to report.
-    if state["global_step"] < experiment.run_steps or not runs.has_results(folder):
+    results = runs.read_results(folder)
+    if state["global_step"] < experiment.run_steps or results is None:
         return None
     longer = _train_longer(folder, experiment.settings, state["global_step"])
     print_once(f"{printable(str(folder))} is finished: {state['global_step']} steps. Train longer with: {longer}")
-    return Run(folder, runs.read_results(folder), LogisticRegression.load(checkpoint))
+    return Run(folder, results, LogisticRegression.load(checkpoint))
 
 
 def _say_plan(experiment: Experiment, model: LogisticRegression) -> None:

@@ -7,8 +7,8 @@ import csv
 import inspect
 import io
 import itertools
-import json
 import math
+import os
 import random as random_numbers
 import re
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from logreg_lightning.runtime.curves import TrainingCurve
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.names import printable
 from logreg_lightning.runtime.output import print_once
-from logreg_lightning.runtime.plain import plain
+from logreg_lightning.runtime.plain import json_of, plain
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.runtime.threads import alone
 from logreg_lightning.training import hyperparameters as ranges
@@ -204,6 +204,10 @@ def promote(sweep: str, index: int) -> Run:
     if not runs.has_results(folder):
         raise InputError(f"{folder} is not finished; resume it first: {processes.resume_with(folder)}")
     config, rows = runs.read_config(folder), _rows(folder)
+    if rows is None:
+        raise InputError(
+            f"{folder / 'results.csv'} is gone or damaged; it is written again by: {processes.resume_with(folder)}"
+        )
     if not 0 <= index < len(rows):
         raise InputError(f"{folder} has the settings 0 to {len(rows) - 1}, not {index}")
     if math.isnan(rows[index]["val/loss"]):
@@ -222,19 +226,44 @@ def promote(sweep: str, index: int) -> Run:
 
 def _finished(folder: Path | None) -> Sweep | None:
     """A finished sweep; None where it is not, or where its winner's run is gone, which is then made again."""
-    if folder is None or not runs.has_results(folder):
+    results, rows = (runs.read_results(folder), _rows(folder)) if folder is not None else (None, None)
+    if folder is None or results is None or rows is None:
         return None
+    best = results.get("best", {})
+    run = _promoted(folder).get(str(best.get("index")))
+    if run is None or (run_results := runs.read_results(run)) is None:
+        return None
+    best["run"] = str(run)  # which may have been moved, with its sweep
+    return Sweep(folder, results, rows, Run(run, run_results, LogisticRegression.load(run)))
+
+
+def _rows(folder: Path) -> list[dict[str, Any]] | None:
+    """What `results.csv` holds, numbers as numbers, without the index; None where it is not there or is damaged."""
     results = runs.read_results(folder)
-    run = Path(results["best"]["run"])
-    if not runs.has_results(run):
+    try:
+        with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+            table = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file, strict=True)]
+        numbers = [row.pop("index") for row in table]
+        whole = all(isinstance(row["val/loss"], float) and isinstance(row["val/accuracy"], float) for row in table)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, csv.Error):
         return None
-    return Sweep(folder, results, _rows(folder), Run(run, runs.read_results(run), LogisticRegression.load(run)))
+    is_right = whole and results is not None and numbers == list(range(results.get("settings", -1)))
+    return table if is_right else None
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """What `results.csv` holds, numbers as numbers, without the index."""
-    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
-        return [{name: _number(text) for name, text in row.items() if name != "index"} for row in csv.DictReader(file)]
+def _promoted(folder: Path) -> dict[str, Path | None]:
+    """The runs that settings of a sweep have become, by the settings' indices; None for one that is gone.
+
+    Each is found by where it lies as seen from the sweep's folder, and known by its id: another run may have taken the
+    number of one that was deleted.
+    """
+    noted = runs.read_json(folder / "promoted.json")
+    promoted: dict[str, Path | None] = {}
+    for index, note in noted.items() if isinstance(noted, dict) else ():
+        path, its_id = note if isinstance(note, list) and len(note) == 2 else (".", None)
+        run = Path(os.path.normpath(folder / str(path)))
+        promoted[index] = run if its_id is not None and runs.id_of(run) == its_id else None
+    return promoted
 
 
 def _number(text: str) -> Any:
@@ -393,7 +422,7 @@ class _Trainings:
         file = experiment.folder / "checkpoints" / f"group_{group}.ckpt"
         state = checkpoints.read(file) if file.is_file() else None
         curve = TrainingCurve()
-        saver = Saver(curve, file.name, best=None, every=SAVE_EVERY)
+        saver = Saver(curve, experiment.settings, file.name, best=None, every=SAVE_EVERY)
         saver.folder = experiment.folder
         seed = state["ImageDataModule"]["seed"] if state is not None else self.settings[indices[0]]["seed"]
         with seeded(seed):
@@ -436,11 +465,12 @@ class _Trainings:
         """Makes an ordinary run of a setting, once, and tests it."""
         experiment = self.experiment
         assert experiment.folder is not None
-        noted_in = experiment.folder / "promoted.json"
-        noted: dict[str, str] = json.loads(noted_in.read_text(encoding="utf-8")) if noted_in.is_file() else {}
-        path = Path(noted.get(str(index), "no run yet"))
-        if runs.has_results(path):
-            return Run(path, runs.read_results(path), LogisticRegression.load(path))
+        runs_so_far = _promoted(experiment.folder)
+        path = runs_so_far.get(str(index))
+        if path is None and str(index) in runs_so_far:
+            print_once(f"The run that setting {index} had become is gone: it is made again")
+        if path is not None and (results := runs.read_results(path)) is not None:
+            return Run(path, results, LogisticRegression.load(path))
         [its_group] = [group for group, indices in enumerate(self.groups) if index in indices]
         group = self.last if self.last is not None and index in self.last.heads.indices else self.train(its_group)
         row, head = group.rows()[index], group.heads.indices.index(index)
@@ -449,11 +479,18 @@ class _Trainings:
         model_settings = {name: value for name, value in model.hparams.items() if name not in FROM_THE_DATA}
         settings = {**experiment.settings, "seed": row["seed"], "model": model_settings}
         settings.pop("random", None)
-        if processes.rank() == 0 and not path.is_dir():
+        if processes.rank() == 0 and path is None:
             path = runs.create(logs=experiment.folder.parent)  # beside its sweep
-            atomic_write(noted_in, json.dumps({**noted, str(index): str(path)}).encode())
+            experiment.write_trained_on(path)
+            runs_so_far[str(index)] = path
+            noted = {
+                number: [Path(os.path.relpath(run, experiment.folder)).as_posix(), runs.id_of(run)]
+                for number, run in runs_so_far.items()
+                if run is not None
+            }
+            atomic_write(experiment.folder / "promoted.json", (json_of(noted) + "\n").encode())
         folder = Path(group.trainer.strategy.broadcast(str(path)))
-        trainer, saver = group.trainer, Saver(group.curve)
+        trainer, saver = group.trainer, Saver(group.curve, settings)
         saver.progress = group.saver.progress
         if processes.rank() == 0:
             runs.write_config(folder, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import importlib
 import itertools
 import json
 import os
@@ -25,7 +26,6 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.fit import main
@@ -108,6 +108,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-seed", type=int, default=random.randrange(10**6), help="the moments at which it kills them"
     )
+    parser.addoption("--fuzz-seconds", type=float, default=8, help="how long test_fuzz.py tries each kind of file")
+    parser.addoption("--fuzz-seed", type=int, default=random.randrange(10**6), help="the damage that it does to them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -118,14 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What a worker of pytest-xdist prints is not seen; this is."""
-    terminalreporter.write_line(f"test_kills.py: --kill-seed {config.getoption('--kill-seed')}")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def event_files_sort() -> None:
-    """TensorBoard orders a second's event files of one process by a running number, as text: give all four digits."""
-    # Private, for want of a public way to set where the counting begins.
-    event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
+    for name in ("kill", "fuzz"):
+        seed = config.getoption(f"--{name}-seed")
+        terminalreporter.write_line(f"test_{'kills' if name == 'kill' else name}.py: --{name}-seed {seed}")
 
 
 @pytest.fixture
@@ -158,6 +155,8 @@ def as_nobody(workdir: Path) -> Iterator[None]:
         yield
         return
     "localhost".encode("idna")  # Python's own files, loaded when first used, may be root's
+    for name in ("importlib.readers", "sklearn.datasets"):
+        importlib.import_module(name)
     for path in [workdir, *workdir.rglob("*")]:
         os.chown(path, 65534, 65534)
     os.seteuid(65534)

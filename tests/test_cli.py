@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import json
 import os
 import re
@@ -15,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import yaml
 from conftest import (
     NAMES,
+    SCRIPTS,
     Capsys,
     Patch,
     config_of,
@@ -28,6 +32,7 @@ from conftest import (
     fit,
     idx,
     not_on_windows,
+    outcome,
     refused,
     results_of,
     run_script,
@@ -35,10 +40,13 @@ from conftest import (
     small_mnist,
     write_pictures,
 )
+from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
 from logreg_lightning.fit import build_parser, main
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import locked
+from logreg_lightning.sweep import main as sweep
+from logreg_lightning.use import evaluate, predict
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--data.dataset=digits", "--max_epochs=1"]
@@ -251,6 +259,83 @@ def test_denied_files_get_one_sentence(
 def test_runs_where_nothing_can_be_written(workdir: Path, capsys: Capsys, as_nobody: None) -> None:
     Path().chmod(0o500)
     refused(QUICK, "lightning_logs cannot be written (Permission denied)", capsys)
+
+
+class Failing(io.StringIO):
+    """An output that takes so many lines and then fails as the system does."""
+
+    def __init__(self, lines: int, number: int) -> None:
+        super().__init__()
+        self.lines, self.number = lines, number
+
+    def flush(self) -> None:
+        if self.getvalue().count("\n") > self.lines:
+            raise OSError(self.number, os.strerror(self.number))
+
+
+NOT_WRITABLE = [(errno.EPIPE, 141), (errno.ENOSPC, 1), (errno.EIO, 1)]
+
+
+@pytest.mark.parametrize(("number", "status"), NOT_WRITABLE)
+def test_an_output_that_fails_never_looks_like_success(
+    workdir: Path, capsys: Capsys, monkeypatch: Patch, number: int, status: int
+) -> None:
+    flags = ["--data.dataset=digits", "--max_epochs=3", "--pictures=false"]
+    whole = outcome(fit(*flags))
+    shutil.rmtree("lightning_logs")
+    for words in (["--help"], ["--print_config"], flags):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match=rf"^{status}$"):
+            patch.setattr(sys, "stdout", Failing(0, number))
+            main(words)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == (status == 1)
+        assert all(f"error: the output cannot be used ({os.strerror(number)}); " in line for line in lines)
+    assert not Path("lightning_logs").exists()
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=r"^1$"):
+        patch.setattr(sys, "stdout", Failing(4, number))
+        main(flags)
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"the output cannot be written ({os.strerror(number)}); what was saved before is complete" in line
+    assert "--resume lightning_logs/version_0" in line.replace(os.sep, "/")
+    assert outcome(fit("--resume=last")) == whole
+
+    PIL.Image.new("L", (9, 9)).save("one.png")
+    for other, words in ((evaluate.main, ["last", "--json"]), (predict.main, ["last", "one.png"])):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match=rf"^{status}$"):
+            patch.setattr(sys, "stdout", Failing(0, number))
+            other(words)
+
+
+@pytest.mark.slow
+@not_on_windows("there is no /dev/full")
+def test_a_process_whose_output_fails_never_looks_like_success(workdir: Path) -> None:
+    script = shlex.join([sys.executable, str(SCRIPTS / "fit.py"), *QUICK])
+    for command, status in ((f"{script} | true", 141), (f"{script} --help > /dev/full", 1)):
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == status and len(done.stderr.splitlines()) == (status == 1), done.stderr
+
+
+LEFT_OVER = [
+    ({"RANK": "1"}, "RANK=1", 1),
+    ({"RANK": "1", "WORLD_SIZE": "2"}, "RANK=1", 2),
+    ({"RANK": "0"}, "RANK=0", 2),
+    ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0", 2),
+    ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1", 1),
+    ({"SLURM_PROCID": "3"}, "SLURM_PROCID=3", 1),
+]
+
+
+@pytest.mark.parametrize(("variables", "named", "devices"), LEFT_OVER, ids=str)
+def test_what_a_launcher_left_in_the_environment_is_refused(
+    workdir: Path, capsys: Capsys, monkeypatch: Patch, variables: dict[str, str], named: str, devices: int
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", _get_rank())  # as Lightning does on import
+    for command in (main, sweep):
+        refused([*QUICK, f"--devices={devices}", "--accelerator=cpu"], f"error: {named} in the env", capsys, command)
+    assert not Path("lightning_logs").exists()
 
 
 CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.val_size=0 --seed=5

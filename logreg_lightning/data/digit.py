@@ -1,8 +1,8 @@
 """A photo, scan or drawing of one digit, prepared as MNIST's digits were.
 
 What decides is integers, and steps that JavaScript can say in the same order; a picture is shrunk first, so that a
-photo of any size costs the same. `use/page/logreg.js` does what `drawing_to_pixels` does, which is enough for what is
-drawn there, and tests compare the two for equality.
+photo of any size costs the same. `use/page/digit.js` is this file again, function by function, and tests compare the
+two for equality: whoever changes one changes both.
 """
 
 from __future__ import annotations
@@ -44,24 +44,6 @@ def digit_to_pixels(picture: Image) -> Tensor:
     if ink is None:
         raise InputError(NO_DIGIT)
     return torch.from_numpy(placed(ink)).unsqueeze(0)
-
-
-def drawing_to_pixels(picture: Image) -> Tensor:
-    """The same of a clean drawing or scan, which shows nothing but one digit and paper of one tone.
-
-    Ink is what differs from the paper, the border's median, by a tenth of the most. All is 0 where there is none.
-    """
-    values = np.asarray(picture.convert("L"), dtype=np.float64)
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    paper = np.median(border)
-    ink = values - paper if (values - paper).max() >= (paper - values).max() else paper - values
-    ink = (ink / max(ink.max(), 1.0)).clip(0, 1)
-    ink[ink < 0.1] = 0  # the paper's grain
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    if not len(rows):
-        return torch.zeros(MNIST_SHAPE, dtype=torch.uint8)
-    box = (255 * ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).astype(np.uint8)
-    return torch.from_numpy(placed(box)).unsqueeze(0)
 
 
 def paper_of(picture: Image) -> str:
@@ -269,8 +251,8 @@ def _candidate(values: Array, smooth: Array, border: int | None) -> tuple[int, A
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     # Strokes of a thin pen grow to a ninth of the digit, nearly as wide as MNIST's.
     width = 2 * len(y) // int(parts.outline[chosen].sum())
-    grow = (size // 9 - width + 1) // 2
-    return contrast, (dilated(np.pad(ink, grow), grow) if grow > 0 else ink).astype(np.uint8)
+    grow = max((size // 9 - width + 1) // 2, 0)
+    return contrast, dilated(np.pad(ink, grow), grow).astype(np.uint8)
 
 
 def _digit(parts: Parts, side: int, flat: bool) -> Array | None:

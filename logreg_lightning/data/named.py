@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import shutil
 import socket
@@ -78,11 +79,8 @@ def _fetch(kind: Any, name: str, raw: Path) -> None:
             shutil.copyfile(file, staged / file.name)
         socket.setdefaulttimeout(20)
         try:
-            if name == "qmnist":
-                for what in ("train", "test"):
-                    kind(staging, what=what, download=True)
-            else:
-                kind(staging, download=True)
+            for what in ("train", "test") if name == "qmnist" else (None,):
+                _download(kind, staging, {"what": what} if what else {})
         except (RuntimeError, OSError, EOFError, ValueError, gzip.BadGzipFile) as error:
             tried = ", ".join(getattr(kind, "mirrors", ())) or "its only address"
             reason = " ".join(str(error).split())
@@ -138,3 +136,13 @@ def _digits() -> Dataset:
         Images(pixels[train], labels[train]),
         Images(pixels[test], labels[test]),
     )
+
+
+def _download(kind: Any, staging: Path, options: dict[str, str]) -> None:
+    """torchvision's own download, from each mirror in turn: its 0.26 stays with a mirror whose file is damaged."""
+    *others, last = [{"mirrors": [mirror]} for mirror in getattr(kind, "mirrors", ())] or [{}]
+    for mirror in others:
+        with contextlib.suppress(RuntimeError, OSError, EOFError, ValueError):
+            type(kind.__name__, (kind,), mirror)(staging, **options, download=True)
+            return
+    type(kind.__name__, (kind,), last)(staging, **options, download=True)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.names import shortened
 
-FORMAT = 6
+FORMAT = 7
 """Of the checkpoints written here; raised whenever the code here could no longer read older ones correctly."""
 
 
@@ -21,20 +24,35 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not a complete checkpoint of this project.
     """
-    try:
+    with content_of(path):
         checkpoint = dict(torch.load(_checked(path), map_location="cpu", weights_only=True))
         file_format = checkpoint["format"]
-    except Exception as error:  # zipfile and torch.load raise whatever the bytes make them
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path} is not a complete checkpoint of this project ({reason[:120]}); use another file or run"
-        ) from None
     if file_format != FORMAT:
         raise InputError(
             f"{path} is a checkpoint of format {file_format}, and this version of logreg_lightning reads format "
             f"{FORMAT}; use the version that wrote it, which its run's results.json names, or start a new run"
         )
     return checkpoint
+
+
+@contextlib.contextmanager
+def content_of(path: Path) -> Iterator[None]:
+    """Inside, a checkpoint's content is taken for what it should be, and what goes wrong is the file's fault.
+
+    Raises:
+        InputError: something went wrong.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); get access to it") from None
+    except Exception as error:  # zipfile, torch and Lightning raise whatever the bytes make them
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{path} is not a complete checkpoint of this project ({shortened(reason, 160)}); use another file or run"
+        ) from None
 
 
 def _checked(path: Path) -> IO[bytes]:
@@ -44,6 +62,8 @@ def _checked(path: Path) -> IO[bytes]:
     """
     checked = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(checked, "w") as copy:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed")  # into what may be more than memory
         for name in archive.namelist():
             try:
                 copy.writestr(name, archive.read(name))

@@ -11,10 +11,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.files import replace
@@ -26,8 +29,46 @@ DIVERGED = 1e6
 loss infinite, since the gradient of cross-entropy is bounded; this loss stands for a probability of exp(-1,000,000)."""
 
 
+class _After:
+    """In place of the module `time` where TensorBoard names a file: later than a stamp, the first time it is asked."""
+
+    def __init__(self, stamp: int) -> None:
+        self.least = stamp + 1
+
+    def time(self) -> float:
+        now, self.least = max(time.time(), self.least), 0
+        return now
+
+
+class _Writer(SummaryWriter):
+    """TensorBoard's, whose new file's name comes after those of the folder's others, as its points do.
+
+    TensorBoard reads files in the order of their names: the second, which a clock may be set back by, then the number
+    of the process, as text.
+    """
+
+    # Private: it opens a file at first, and once more when something is written after a training has closed it.
+    def _get_file_writer(self) -> Any:
+        if self.file_writer is not None:
+            return self.file_writer
+        names = (file.name.split(".") for file in event_files(Path(self.log_dir)))
+        stamps = [int(parts[3]) for parts in names if parts[3].isdecimal()]
+        before, event_file_writer.time = event_file_writer.time, _After(max(stamps, default=-1))
+        try:
+            return super()._get_file_writer()  # type: ignore[no-untyped-call]
+        finally:
+            event_file_writer.time = before
+
+
 class StepLogger(TensorBoardLogger):
     """TensorBoard with optimiser steps on the x axis; Lightning would add a curve of the epoch to every point."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir, **self._kwargs)
+        return self._experiment
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -19,6 +20,12 @@ LOCK = ".lock"
 
 PATIENCE = 5.0 if sys.platform == "win32" else 0.0
 """Seconds for which to try again to replace a file: on Windows that fails while a virus scanner or a reader has it."""
+
+DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Errors of a file that somebody may not read or write."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a file that cannot be written, by anybody."""
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -31,10 +31,26 @@ def print_once(text: str) -> None:
         return
     text = "\n".join(map(printable, text.split("\n")))
     try:
-        print(text, flush=True)
+        say(text)
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        say(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+OUTPUT = "the output"
+"""Name of what `say` writes to, in errors."""
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints at once.
+
+    Raises:
+        OSError: the output cannot be written, BrokenPipeError if nobody reads it any more; `filename` is `OUTPUT`.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, OUTPUT) from None
 
 
 @contextlib.contextmanager

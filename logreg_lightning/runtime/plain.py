@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -21,3 +23,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | range):
         return [plain(one) for one in value]
     return value
+
+
+def json_of(value: Any) -> str:
+    """A value as JSON, which has no NaN and no infinity: null stands for them."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

@@ -13,11 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only  # which Lightning re-exports, without loading Lightning
 
+from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.names import printable
+
+if TYPE_CHECKING:
+    import lightning as L
 
 _PARENT = "LOGREG_LIGHTNING_PARENT"
 _command: Sequence[str] | None = None  # the words that started this process, without its flags
@@ -27,6 +31,30 @@ _flags: Sequence[str] = ()
 def rank() -> int:
     """This process's number among those of a run, known before they have met; 0 as long as Lightning is not loaded."""
     return int(getattr(rank_zero_only, "rank", 0))  # which Lightning reads from the environment on import
+
+
+def check_launched(rank: int, trainer: L.Trainer) -> None:
+    """Makes sure that a process whose environment numbers it was started by what numbers processes.
+
+    Args:
+        rank: What `rank` was before there was a trainer, which may number processes anew.
+
+    Raises:
+        InputError: variables are left of something that ended, or were set by hand.
+    """
+    are_several = trainer.world_size > 1 and "MASTER_ADDR" not in os.environ  # which whatever starts them sets
+    left_over = are_several and os.environ.keys() & {"RANK", "LOCAL_RANK"}
+    if (rank == 0 or trainer.global_rank != 0) and not left_over:
+        return
+    named = [f"{name}={os.environ[name]}" for name in RANK_VARIABLES if name in os.environ]
+    raise InputError(
+        f"{' and '.join(named)} in the environment says that this process is one of several, but nothing has started "
+        "them: unset it, or start all of them with torchrun or srun, and say with `devices` and `num_nodes` how many"
+    )
+
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+"""Of the environment, in the order in which Lightning reads a process's number from them."""
 
 
 @contextlib.contextmanager

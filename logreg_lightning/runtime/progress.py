@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.utilities import rank_zero_only
 
+from logreg_lightning.runtime.output import say
+
 
 class StepBar(TQDMProgressBar):
     """Lightning's bar, counting optimiser steps instead of calls of `training_step`."""
@@ -55,15 +57,14 @@ class Lines(L.Callback):
         if self.interval is None:
             if epoch % math.ceil(max(epochs, 1) / MOST_LINES) and epoch != epochs:
                 return
-            print(
+            say(
                 f"Epoch {epoch}/{epochs}: "
                 f"train/loss {metrics['train/loss']:.4f}, val/loss {metrics['val/loss']:.4f}, "
-                f"val/accuracy {metrics['val/accuracy']:.4f}",
-                flush=True,
+                f"val/accuracy {metrics['val/accuracy']:.4f}"
             )
         else:
             loss = f"Loss: {metrics['train/loss']:.1f}. " if "train/loss" in metrics else ""  # none before step 50
-            print(f"Iteration: {trainer.global_step}. {loss}Accuracy: {100 * metrics['val/accuracy']:.1f}.", flush=True)
+            say(f"Iteration: {trainer.global_step}. {loss}Accuracy: {100 * metrics['val/accuracy']:.1f}.")
 
 
 def progress(interval: int | None) -> L.Callback:

@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import subprocess
-import zipfile
+import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ import yaml
 
 from logreg_lightning.errors import InputError
 from logreg_lightning.runtime.files import atomic_write, locked
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.runtime.processes import rank
 
 LOGS = Path("lightning_logs")
@@ -63,7 +64,11 @@ def logs_of(run: str, logs: Path = LOGS) -> tuple[bool, Path]:
 
 def all_of(kind: str, logs: Path = LOGS) -> list[Path]:
     """The folders in `logs` of all runs, `version`, or sweeps, `sweep`, oldest first."""
-    folders = [run for run in logs.glob(f"{kind}_*") if run.name.removeprefix(f"{kind}_").isdecimal()]
+    # Not `glob`, to which a folder that may not be read is an empty one.
+    there = logs.iterdir() if logs.is_dir() else ()
+    folders = [
+        run for run in there if run.name.startswith(f"{kind}_") and run.name.removeprefix(f"{kind}_").isdecimal()
+    ]
     return sorted(folders, key=_number)
 
 
@@ -81,6 +86,8 @@ def find(resume: str, logs: Path = LOGS) -> tuple[Path, Path | None]:
     given = (runs[-1] if runs else logs / "version_0") if is_last else Path(resume)
     folder = given.parent.parent if resume.endswith(".ckpt") else given
     checkpoint = given if resume.endswith(".ckpt") else folder / "checkpoints" / "last.ckpt"
+    if checkpoint.name.startswith("group_"):
+        raise InputError(f"{checkpoint} is of a sweep: resume the sweep {folder}, or promote one of its settings")
     is_saved = checkpoint.is_file()
     if not is_saved and (resume.endswith(".ckpt") or not folder.is_dir() or has_results(folder)):
         raise InputError(f"`resume={resume!r}`: no checkpoint found at {checkpoint}; runs here: {_names(runs)}")
@@ -153,18 +160,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.yaml"
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} does not hold a run's settings ({' '.join(str(error).split())}); fix it") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} does not hold a run's settings; fix it")
-    return config
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{file} does not hold a run's settings ({reason}); fix it") from None
+    if isinstance(config, dict):
+        config = without_empty(config)
+        if all(isinstance(config.get(name, {}), dict) for name in SECTIONS):
+            return config
+    raise InputError(f"{file} does not hold a run's settings; fix it")
+
+
+SECTIONS = ("data", "model")
+"""Settings that have settings of their own."""
+
+
+def without_empty(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings without sections all of whose lines are comments, which YAML reads as nothing."""
+    return {name: value for name, value in config.items() if value is not None or name not in SECTIONS}
 
 
 def write_trained_on(folder: Path, keys: dict[str, Any]) -> None:
-    """Writes `trained_on.npz`, arrays by their names, unless it is there."""
+    """Writes `trained_on.npz`, arrays by their names, and an `id` that no other run has, unless it is there."""
     if not (folder / "trained_on.npz").exists():
         file = io.BytesIO()
-        np.savez(file, **keys)
+        np.savez(file, **keys, id=np.array(uuid.uuid4().hex))
         atomic_write(folder / "trained_on.npz", file.getvalue())
 
 
@@ -180,8 +199,16 @@ def read_trained_on(folder: Path) -> dict[str, Any] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # np.load raises whatever the bytes make it
+        if isinstance(error, PermissionError):
+            raise
         raise InputError(f"{file} is damaged ({' '.join(str(error).split())}); copy it again") from None
+
+
+def id_of(folder: Path) -> str | None:
+    """What tells a run from another one of the same name; None where it has none."""
+    about = read_trained_on(folder)
+    return str(about["id"]) if about is not None and "id" in about else None
 
 
 def threads_of(checkpoint: Path) -> int | None:
@@ -199,13 +226,35 @@ def check_config(
     Raises:
         InputError: one contradicts those that the run started with.
     """
-    before = flat(started)
-    for key, value in flat(config).items():
-        if key not in may_change and key in before and before[key] != value:
-            raise InputError(
-                f"`{key.rpartition('.')[2]}={value!r}` contradicts {folder}, which was started with {before[key]!r}; "
-                "leave it out to resume, or start a new run without `resume`"
-            )
+    for name, value, before in _changed(started, config, may_change):
+        raise InputError(
+            f"`{name}={value!r}` contradicts {folder}, which was started with {before!r}; "
+            "leave it out to resume, or start a new run without `resume`"
+        )
+
+
+def check_edited(
+    checkpoint: Path, began: dict[str, Any], config: dict[str, Any], may_change: frozenset[str] = MAY_CHANGE
+) -> None:
+    """Makes sure that the settings in `config.yaml` are still those that a checkpoint of the run was trained with.
+
+    Raises:
+        InputError: one was edited.
+    """
+    for name, value, before in _changed(began, config, may_change):
+        raise InputError(
+            f"`{name}` is {value!r} in {checkpoint.parent.parent / 'config.yaml'}, and {checkpoint.name} was trained "
+            f"with {before!r}: a resumed run goes on as it was begun; write {before!r} there again, or start a new "
+            "run, without `resume`"
+        )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], may_change: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Of each setting that has changed and may not: its name, its value now, and that before."""
+    values = flat(before)
+    for key, value in flat(now).items():
+        if key not in may_change and key in values and values[key] != value:
+            yield key.rpartition(".")[2], value, values[key]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -217,8 +266,8 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def has_results(folder: Path) -> bool:
-    """Whether the run in `folder` has finished."""
-    return (folder / "results.json").is_file()
+    """Whether the run in `folder` has finished, and its results can be read: else they are made again."""
+    return read_results(folder) is not None
 
 
 def versions() -> dict[str, str | None]:
@@ -239,10 +288,18 @@ def versions() -> dict[str, str | None]:
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Writes `results.json`, in the process of rank 0."""
     if rank() == 0:
-        atomic_write(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+        atomic_write(folder / "results.json", (json_of(results) + "\n").encode())
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """What `results.json` holds."""
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return results
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What `results.json` holds; None where it is not there or is damaged."""
+    results = read_json(folder / "results.json")
+    return results if isinstance(results, dict) and isinstance(results.get("steps"), int) else None
+
+
+def read_json(file: Path) -> Any:
+    """What a file of JSON holds; None where it is not there or is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
+        return None

@@ -47,6 +47,7 @@ class Saver(L.Callback):
         last: Name of the file that is kept at least every 50 optimiser steps.
         best: Name of the file of the best validation; None where none is kept.
         every: Optimiser steps between two saves at least, for a state that takes long to write; the end is saved too.
+        settings: What the training was started with, in plain types; a save has them.
 
     Attributes:
         folder: The run's.
@@ -57,9 +58,14 @@ class Saver(L.Callback):
     """
 
     def __init__(
-        self, curve: TrainingCurve, last: str = "last.ckpt", best: str | None = "best.ckpt", every: int = 1
+        self,
+        curve: TrainingCurve,
+        settings: dict[str, Any],
+        last: str = "last.ckpt",
+        best: str | None = "best.ckpt",
+        every: int = 1,
     ) -> None:
-        self.curve, self.last, self.best_file, self.every = curve, last, best, every
+        self.curve, self.settings, self.last, self.best_file, self.every = curve, settings, last, best, every
         self.folder = Path()
         self.best = float("-inf")
         self.seconds = 0.0
@@ -93,7 +99,7 @@ class Saver(L.Callback):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._since:  # it trains
             self.progress = {name: checkpoint[name] for name in ("epoch", "loops")}
-        checkpoint.update(self.progress)
+        checkpoint.update({**self.progress, "settings": self.settings})
 
     @property
     def fit_seconds(self) -> float:

@@ -51,8 +51,9 @@ class StopOnSignal(L.Callback):
             self.signum = signal.SIGTERM
         # Private: `received_sigterm` can be read alone, and Lightning, which saw the signal, would end the run unsaved.
         trainer._signal_connector.received_sigterm = False
-        for signum in self._previous:
-            signal.signal(signum, self._note)
+        for signum, handler in self._previous.items():
+            if handler != signal.SIG_IGN:  # as `nohup` and a shell's background jobs start a process
+                signal.signal(signum, self._note)
 
     def _stop_if_saved(self, trainer: L.Trainer) -> None:
         if self.saver.saved_at != trainer.global_step:

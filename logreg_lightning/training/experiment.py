@@ -23,12 +23,13 @@ from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
+from packaging.version import Version
 
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
-from logreg_lightning.runtime.files import atomic_write
+from logreg_lightning.runtime.files import DENIED, FULL, atomic_write
 from logreg_lightning.runtime.output import muted, print_once, quiet
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.runtime.progress import progress
@@ -118,13 +119,22 @@ class Experiment:
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
                 self.started = runs.read_config(self.folder)
+            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            if self.folder is not None:
+                file = self.checkpoint or self.folder / "checkpoints" / "group_0.ckpt"
+                if (state := self.state or (checkpoints.read(file) if file.is_file() else None)) is not None:
+                    with checkpoints.content_of(file):
+                        runs.check_edited(file, state["settings"], self.started, self._may_change)
+                        self.started = merged(state["settings"], self.started)
+                        state["global_step"] = int(state["global_step"])
             config = settings_of(self.data, self._given, self._settings_of_model)
             self.settings = as_started(config, self.started)
             self.data.dataset, self.data.batch_size = (self.settings["data"][k] for k in ("dataset", "batch_size"))
             if self.folder is not None:
                 runs.check_config(self.folder, self.started, self.settings, self._may_change)
-            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            rank = processes.rank()
             self.machine = trainer_of(self.settings, [])  # refuses what this machine has not; it trains nothing
+            processes.check_launched(rank, self.machine)
             self._stack = stack.pop_all()
         return self
 
@@ -151,7 +161,8 @@ class Experiment:
             if self.kind == "sweep" or settings["max_steps"] == -1:  # else it stays auto: a run may be given more steps
                 settings["max_epochs"] = self.max_epochs
         if self.checkpoint is not None and self.state is not None:
-            data.check_resumable(self.checkpoint, self.state)
+            with checkpoints.content_of(self.checkpoint):
+                data.check_resumable(self.checkpoint, self.state)
         before = runs.read_trained_on(self.folder) if self.folder is not None else None
         if before is not None and str(before["digest"]) != data.copies.digest:
             raise InputError(
@@ -205,6 +216,33 @@ class Experiment:
                 pixel_range=dataset.pixel_range,
             )
 
+    def check_loads(self, model: LogisticRegression, saver: Saver) -> None:
+        """Makes sure that what is resumed can be, before anything is written: Lightning loads it once more.
+
+        Raises:
+            InputError: the checkpoint holds something else.
+        """
+        if self.checkpoint is None or self.state is None:
+            return
+        with checkpoints.content_of(self.checkpoint):
+            state, optimizer = self.state, model.configure_optimizers()
+            model.load_state_dict(state["state_dict"])
+            [of_optimizer], callbacks = state["optimizer_states"], state["callbacks"]
+            optimizer.load_state_dict(of_optimizer)
+            for parameter, values in optimizer.state.items():
+                for name, value in values.items():
+                    if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise ValueError(f"its {name} has the shape {tuple(value.shape)}")
+            saver.load_state_dict(callbacks["Saver"])
+            saver.curve.load_state_dict(callbacks["TrainingCurve"])
+            self.machine.fit_loop.load_state_dict(state["loops"]["fit_loop"])
+            needed = {**state["hyper_parameters"], **callbacks["Saver"]["events"], **state["ImageDataModule"]}
+            rate = of_optimizer["param_groups"][0]["lr"]
+            _ = float(rate), int(needed["steps_per_call"]), int(needed["seed"]), int(state["epoch"])
+            _ = Version(state["pytorch-lightning_version"]), float(saver.best), list(state["lr_schedulers"])
+            with isolate_rng():
+                LogisticRegression(**state["hyper_parameters"])
+
     # The folder and the trainer.
 
     def open_folder(self) -> Path:
@@ -217,7 +255,7 @@ class Experiment:
         self._stack.enter_context(report_expected_errors(self.folder))
         if processes.rank() == 0:
             runs.write_config(self.folder, self.settings)
-            self._write_trained_on(self.folder)
+            self.write_trained_on(self.folder)
         return self.folder
 
     def make_trainer(self, callbacks: Iterable[L.Callback], saver: Saver) -> L.Trainer:
@@ -256,9 +294,9 @@ class Experiment:
             if state is not None and self.checkpoint is not None and self.checkpoint.resolve() != last.resolve():
                 # A kill from now on must not lead back to what is the future of this checkpoint.
                 atomic_write(last, self.checkpoint.read_bytes())
-            for name in ("results.json", *FILES):
+            for name in ("results.json", *FILES, *(["hparams.yaml"] if state is None else [])):
                 (folder / name).unlink(missing_ok=True)
-            self._write_trained_on(folder)
+            self.write_trained_on(folder)
             curves.truncate_event_files(folder, state["callbacks"]["Saver"]["events"] if state is not None else {})
         logger = curves.logger(folder, state["global_step"] if state else 0)
         trainer.loggers = [logger, *more]
@@ -277,7 +315,8 @@ class Experiment:
             ]
             curves.record_hyperparameters(logger, {name: shown[name] for name in (*first, *shown)}, first)
 
-    def _write_trained_on(self, folder: Path) -> None:
+    def write_trained_on(self, folder: Path) -> None:
+        """Writes into a run's folder which images it is trained on, and its id, unless they are there."""
         copies = self.data.copies
         keys = {"train": copies.trained_on, "val": copies.validated_on, "digest": np.array(copies.digest)}
         runs.write_trained_on(folder, keys)
@@ -426,6 +465,13 @@ def as_started(settings: dict[str, Any], started: dict[str, Any]) -> dict[str, A
     }
 
 
+def merged(settings: Any, changes: Any) -> Any:
+    """The settings, those in sections too, with these in place of those of the same names."""
+    if not (isinstance(settings, dict) and isinstance(changes, dict)):
+        return changes
+    return {**settings, **{name: merged(settings.get(name), value) for name, value in changes.items()}}
+
+
 def trainer_of(given: dict[str, Any], callbacks: Iterable[L.Callback]) -> L.Trainer:
     """Lightning's trainer of these settings, which saves, draws and prints nothing of its own.
 
@@ -509,19 +555,17 @@ def report_expected_errors(folder: Path) -> Iterator[None]:
         saved = f"{files[-1]} is complete" if files else f"{folder} was not saved yet"
         raise RunError(f"{error}; {saved}") from None
     except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
+        if error.errno not in DENIED | FULL | {errno.EPIPE}:
             raise
+        remedy = "" if error.errno == errno.EPIPE else "make room or get write access, then "
         raise RunError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: make "
-            f"room or get write access, then resume with: {processes.resume_with(folder)}"
+            f"{error.filename or folder} cannot be written ({error.strerror}); what was saved before is complete: "
+            f"{remedy}resume with: {processes.resume_with(folder)}"
         ) from None
     except RuntimeError as error:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
             raise
         raise RunError(peer_exited_message(folder)) from None
-
-
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def peer_exited_message(folder: Path | None) -> str:

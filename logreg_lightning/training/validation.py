@@ -93,7 +93,9 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: there is none, or it is not a complete checkpoint of this project.
         """
-        return cls.load_from_checkpoint(checkpoint_of(str(run)), map_location="cpu").eval()
+        checkpoint = checkpoint_of(str(run))
+        with checkpoints.content_of(checkpoint):
+            return cls.load_from_checkpoint(checkpoint, map_location="cpu").eval()
 
 
 class Calibration(L.Callback):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from logreg_lightning.data import digit, pictures
 from logreg_lightning.errors import InputError
 from logreg_lightning.features import backbones
-from logreg_lightning.runtime.checkpoints import read
+from logreg_lightning.runtime.checkpoints import content_of, read
 from logreg_lightning.runtime.runs import checkpoint_of
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.standardize import Scaling, to_floats
@@ -223,8 +223,22 @@ def read_model(path: Path) -> dict[str, Any]:
         InputError: it is not a complete checkpoint of this project, or of another model.
     """
     content = read(path)
-    if content["state_dict"].keys() - _MAY_BE not in (_LINEAR, _ON_STANDARDIZED):
-        raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
+    if "heads" in content:
+        raise InputError(f"{path} is of a sweep: promote one of its settings, and use that run")
+    with content_of(path):
+        state, settings = content["state_dict"], content["hyper_parameters"]
+        if state.keys() - _MAY_BE not in (_LINEAR, _ON_STANDARDIZED):
+            raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
+        classes, features = settings["num_classes"], settings["in_features"]
+        for name, value in state.items():
+            shape = {"weight": (classes, features), "temperature": ()}.get(name.rpartition(".")[2], (classes,))
+            if name.startswith("standardizer."):
+                shape = (features,)
+            if value.shape != shape or not value.is_floating_point() or not value.isfinite().all():
+                raise ValueError(f"its {name} must be {shape} finite numbers")
+        _low, _high = map(float, settings.get("pixel_range") or (0, 1))
+        hyperparameters.names_of(classes, settings.get("class_names"))
+        hyperparameters.shape_of(features, settings.get("image_shape"), settings.get("backbone"))
     return content
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from logreg_lightning import cli
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.checkpoints import content_of
 from logreg_lightning.runtime.names import padded, printable, shortened, width
+from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.runtime.runs import checkpoint_of, read_trained_on, threads_of
 from logreg_lightning.runtime.threads import use_threads
 from logreg_lightning.use.by_class import ByClass
@@ -66,8 +68,9 @@ def _run(settings: Namespace) -> None:
     model = LogisticRegression.load(checkpoint)
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
-        data = ImageDataModule.of_checkpoint(content, **changes)
-        is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
+        with content_of(checkpoint):
+            data = ImageDataModule.of_checkpoint(content, **changes)
+            is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
     elif settings.data.dataset is not None:
         data, is_own = ImageDataModule(**changes), False
     else:
@@ -96,14 +99,14 @@ def _run(settings: Namespace) -> None:
             by_class.write(folder, model.class_names)
     if settings.json:
         about = {"run": str(settings.run), "dataset": data.dataset, "split": settings.split, "left_out": left_out}
-        print(json.dumps({**about, **results}, indent=2))
+        say(json_of({**about, **results}))
     else:
         trained = "trained on" if settings.split == "val" else "trained or validated on"
         about_data = [f"{data.dataset}, {settings.split} split", *data.data.notes]
-        print("\n  ".join(shortened(printable(line), 180) for line in about_data))
+        say("\n  ".join(shortened(printable(line), 180) for line in about_data))
         if left_out:
-            print(f"  {left_out:,} images that the model was {trained} are left out")
-        print(table(model.class_names, results, by_class, settings.split))
+            say(f"  {left_out:,} images that the model was {trained} are left out")
+        say(table(model.class_names, results, by_class, settings.split))
 
 
 def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:

@@ -18,6 +18,7 @@ from logreg_lightning.features.backbones import matching
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import atomic_write
 from logreg_lightning.runtime.names import printable
+from logreg_lightning.runtime.output import say
 from logreg_lightning.runtime.runs import checkpoint_of
 from logreg_lightning.use import page
 from logreg_lightning.use.classifier import Classifier, load
@@ -60,7 +61,7 @@ def _run(settings: Namespace) -> None:
         atomic_write(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}); use another file") from None
-    print(f"{printable(str(file))}: {said}")
+    say(f"{printable(str(file))}: {said}")
 
 
 def _as_page(checkpoint: Path) -> tuple[bytes, str]:

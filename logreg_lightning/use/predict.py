@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-import json
 import signal
 import sys
 import textwrap
@@ -21,6 +21,8 @@ from logreg_lightning.data.digit import MNIST_SHAPE
 from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.names import csv_line, padded, printable, width
+from logreg_lightning.runtime.output import say
+from logreg_lightning.runtime.plain import json_of
 from logreg_lightning.use.classifier import Predictor, load, open_picture
 from logreg_lightning.use.page import takes_drawings
 
@@ -165,42 +167,42 @@ def _printing(
 ) -> Iterator[Callable[[str, list[tuple[str, float]]], None]]:
     """What prints a picture's path and most probable classes at once: an interrupt keeps what was printed, and closes
     the array of JSON."""
+    write = functools.partial(say, end="")
     columns = max(width(printable(str(path))) for path in paths)
     before = ""
-
-    def say(text: str) -> None:
-        print(text, end="", flush=True)
 
     def print_row(path: str, classes: list[tuple[str, float]]) -> None:
         nonlocal before
         if format_ == "json":
             element = {"path": path, "classes": [{"class": name, "probability": value} for name, value in classes]}
-            say(f"{before}\n{textwrap.indent(json.dumps(element, indent=2), '  ')}")
+            write(f"{before}\n{textwrap.indent(json_of(element), '  ')}")
             before = ","
         elif format_ == "csv":
-            say("".join(csv_line([path, name, f"{value:.6f}"]) for name, value in classes))
+            write("".join(csv_line([path, name, f"{value:.6f}"]) for name, value in classes))
         elif format_ == "wide":
-            say(csv_line([path, *(cell for name, value in classes for cell in (name, f"{value:.6f}"))]))
+            write(csv_line([path, *(cell for name, value in classes for cell in (name, f"{value:.6f}"))]))
         else:
             labels = itertools.chain([printable(path)], itertools.repeat(""))
             rows = zip(labels, classes, strict=False)
             lines = (
                 f"{padded(label, min(columns, WIDEST))}  {p:>6.1%}  {printable(name)}" for label, (name, p) in rows
             )
-            say("\n".join(lines) + "\n")
+            write("\n".join(lines) + "\n")
 
     if format_ == "json":
-        say("[")
+        write("[")
     elif format_ == "csv":
-        say(csv_line(["path", "class", "probability"]))
+        write(csv_line(["path", "class", "probability"]))
     elif format_ == "wide":
-        say(csv_line(["path", *(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability"))]))
+        write(
+            csv_line(["path", *(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("class", "probability"))])
+        )
     with _interruptible():
         try:
             yield print_row
         finally:
             if format_ == "json":
-                say("\n]\n" if before else "]\n")
+                write("\n]\n" if before else "]\n")
 
 
 @contextlib.contextmanager

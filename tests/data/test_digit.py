@@ -14,7 +14,7 @@ import torch
 from conftest import Capsys, fit, said_by
 
 from logreg_lightning import load
-from logreg_lightning.data.digit import components, digit_to_pixels, drawing_to_pixels, paper_of
+from logreg_lightning.data.digit import components, digit_to_pixels, paper_of, placed
 from logreg_lightning.data.pictures import upright
 from logreg_lightning.errors import InputError
 from logreg_lightning.use import predict
@@ -33,7 +33,9 @@ def seven(ink: int = 0, paper: int = 255) -> Values:
 
 def like(values: Values) -> float:
     """Which share of their ink the clean drawing and what the photo becomes share, moved by a pixel at most."""
-    clean = drawing_to_pixels(PIL.Image.fromarray(seven().astype(np.uint8))).double()
+    ink = 255 - seven().astype(np.uint8)
+    rows, columns = np.flatnonzero(ink.max(1) >= 26), np.flatnonzero(ink.max(0) >= 26)
+    clean = torch.from_numpy(placed(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])).unsqueeze(0).double()
     made = digit_to_pixels(PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))).double()
     moved = [made.roll((x, y), (1, 2)) for x in (-1, 0, 1) for y in (-1, 0, 1)]
     return max(float(torch.minimum(clean, one).sum() / torch.maximum(clean, one).sum()) for one in moved)

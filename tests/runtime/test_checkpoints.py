@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import itertools
 import os
 import pickle
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import PIL.Image
 import pytest
 import torch
 from conftest import (
     SCRIPTS,
     Capsys,
     Patch,
+    contents,
     curves,
     fit,
     killed_in,
@@ -36,11 +43,14 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import tensorboard
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.fit import main
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import curves as curves_module
 from logreg_lightning.runtime import runs
 from logreg_lightning.runtime.checkpoints import FORMAT, read
 from logreg_lightning.runtime.saver import AtomicCheckpointIO, Saver
+from logreg_lightning.sweep import sweep
+from logreg_lightning.use import evaluate, export, predict
 
 EPOCHS = ["--data.dataset=mnist", "--data.batch_size=4", "--max_epochs=2"]  # 135 steps an epoch
 INTERVAL = [*EPOCHS, "--data.val_size=0", "--val_check_interval=50"]  # 150 steps an epoch
@@ -230,6 +240,20 @@ def rewritten(**changes: Any) -> Callable[[Path], object]:
     return write
 
 
+def zipped(file: Path, parts: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def becomes_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+BIAS = "standardized_linear.bias"
+GROUP = [{"lr": 0.1, "params": [0, 1]}]
+
 BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda file: file.write_bytes(b""), "not a complete checkpoint"),
     "text": (lambda file: file.write_text("hello", encoding="utf-8"), "not a complete checkpoint"),
@@ -246,6 +270,16 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another data set": (rewritten(ImageDataModule__contents="1f"), "its images or labels are not those"),
     "other classes": (rewritten(ImageDataModule__classes=["a", "b"]), "its classes is"),
     "another image size": (rewritten(ImageDataModule__image_shape=[1, 8, 8]), "its image_shape is [1, 28, 28] and was"),
+    "a directory": (becomes_a_folder, "no checkpoint found at"),
+    "a zip of something else": (lambda file: zipped(file, {"a.txt": b"hello"}), "not a complete checkpoint"),
+    "a zip of much": (lambda file: zipped(file, {"data.pkl": bytes(10**7)}), "it is compressed"),
+    "other shapes": (rewritten(**{f"state_dict__{BIAS}": torch.zeros(3)}), "size mismatch for linear."),
+    "another momentum": (
+        rewritten(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": GROUP}]),
+        "its momentum_buffer has the shape (3,)",
+    ),
+    "no curve": (rewritten(callbacks={}), "not a complete checkpoint"),
+    "a plain loader's": (rewritten(ImageDataModule=None), "not a complete checkpoint"),
     "more images": (rewritten(ImageDataModule__images=[1, 2, 3]), "its images is"),
 }
 
@@ -257,6 +291,92 @@ def test_a_bad_checkpoint_is_refused(run: Path, capsys: Capsys, name: str) -> No
     refused(["--resume", str(run), "--max_epochs=3"], named, capsys)
     assert not Path("the payload ran").exists()
     torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+MISSING = object()
+ODD = [MISSING, "much", [], {"a": 1}]
+
+
+def places(content: dict[str, Any], depth: int) -> Iterator[tuple[str, ...]]:
+    for key, value in content.items():
+        yield (key,)
+        if depth > 1 and isinstance(value, dict):
+            yield from ((key, *below) for below in places(value, depth - 1))
+
+
+def spoilt(content: dict[str, Any], place: Sequence[str], value: Any) -> dict[str, Any]:
+    other = copy.deepcopy(content)
+    inside = functools.reduce(lambda part, key: part[key], place[:-1], other)
+    inside.pop(place[-1]) if value is MISSING else inside.update({place[-1]: value})
+    return other
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ODD, ids=lambda value: "missing" if value is MISSING else repr(value)[:9])
+def test_whatever_a_checkpoint_holds_is_used_or_refused(run: Path, capsys: Capsys, value: Any) -> None:
+    file = run / "checkpoints" / "last.ckpt"
+    whole, before = torch.load(file, weights_only=True), contents(run)
+    PIL.Image.new("L", (28, 28)).save("one.png")
+    commands = [
+        (main, ["--resume", str(run), "--max_epochs=3", "--pictures=false"]),
+        (evaluate.main, [str(run), "--json"]),
+        (predict.main, [str(run), "one.png"]),
+        (export.main, [str(run), "page.html"]),
+    ]
+    failures: list[Any] = []
+    for place in random.Random(repr(value)).sample(list(places(whole, 2)), 12):
+        content = spoilt(whole, place, value)
+        torch.save(content, file)
+        spoiled = contents(run)
+        for command, words in commands:
+            try:
+                command(words)
+            except SystemExit as ended:
+                error = capsys.readouterr().err
+                assert ended.code == 2 and len(error.splitlines()) == 1, (place, error)
+                assert contents(run) == spoiled
+            except Exception as error:
+                failures.append((place, command.__module__, repr(error)))
+            else:
+                if command is main:
+                    shutil.rmtree(run)
+                    for path, old in before.items():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(old)
+                    torch.save(content, file)
+    assert not failures
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "other shapes": (rewritten(**{f"state_dict__{BIAS}": torch.zeros(1)}), f"its {BIAS} must be (10,) finite numbers"),
+    "NaN": (rewritten(**{f"state_dict__{BIAS}": torch.full((10,), torch.nan)}), "finite numbers"),
+    "other parameters": (rewritten(state_dict__more=torch.zeros(1)), "holds no"),
+    "other names": (rewritten(hyper_parameters__class_names=["a"]), "has 1 names for"),
+    "no settings": (rewritten(hyper_parameters={}), "not a complete checkpoint"),
+    "a directory": (becomes_a_folder, "no checkpoint found at"),
+    "a zip of much": (lambda file: zipped(file, {"data.pkl": bytes(10**7)}), "it is compressed"),
+    "a sweep's": (rewritten(heads=[]), "is of a sweep: promote"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_bad_model_is_refused_by_all_that_use_it(run: Path, capsys: Capsys, name: str) -> None:
+    spoil, named = BAD_MODELS[name]
+    spoil(run / "checkpoints" / "last.ckpt")
+    PIL.Image.new("L", (28, 28)).save("one.png")
+    for command, words in (
+        (evaluate.main, ["last"]),
+        (predict.main, ["last", "one.png"]),
+        (export.main, ["last", "page.html"]),
+        (export.main, ["last", "model.onnx"]),
+    ):
+        refused(words, named, capsys, command)
+
+
+def test_a_groups_checkpoint_is_no_runs(workdir: Path, capsys: Capsys) -> None:
+    group = sweep("digits", lr=[0.1, 0.2], max_epochs=1, pictures=False).path / "checkpoints" / "group_0.ckpt"
+    refused([f"--resume={group}"], f"{group} is of a sweep: resume the sweep", capsys)
+    refused([str(group)], f"{group} is of a sweep: promote", capsys, evaluate.main)
 
 
 RIGHT = torch.arange(12.0).reshape(3, 4)

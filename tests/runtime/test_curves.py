@@ -1,10 +1,12 @@
-"""What TensorBoard's HParams tab makes of what a run and a sweep write."""
+"""What TensorBoard makes of what a run and a sweep write."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from conftest import events_of, fit, newest, write_features
+import pytest
+from conftest import Patch, curves, events_of, fit, newest, write_features
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.backend_context import _sort_and_reduce_to_hparams_limit
 
@@ -38,3 +40,16 @@ def test_what_was_changed_comes_first(workdir: Path) -> None:
     for setting in Path("lightning_logs/sweep_0").glob("[0-9]"):
         assert shown(setting)[:4] == sorted([*FIRST, "seed"])
     assert shown(newest())[:3] == FIRST
+
+
+@pytest.mark.parametrize("clocks", [[86_400, 0, -86_400], [0] * 4], ids=["set back", "one second"])
+def test_points_stay_in_order_whatever_the_clock_says(workdir: Path, monkeypatch: Patch, clocks: list[int]) -> None:
+    """TensorBoard reads the files of a run in the order of their names, which begin with a time in seconds."""
+    began = time.time()
+    flags = ["--data.dataset=digits", "--data.batch_size=200", "--model.schedule=constant"]
+    for epochs, change in enumerate(clocks, 1):
+        monkeypatch.setattr(time, "time", lambda change=change: began + change)
+        run = fit(*(flags if epochs == 1 else ["--resume=last"]), f"--max_epochs={epochs}")
+    for points in curves(run).values():
+        assert points == sorted(points)
+    assert len(curves(run)["train/loss"]) == len(clocks)

@@ -8,7 +8,7 @@ import json
 from importlib import resources
 from string import Template
 
-from logreg_lightning.data.digit import MNIST_SHAPE
+from logreg_lightning.data.digit import MNIST_SHAPE, NO_DIGIT
 from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError
 from logreg_lightning.use.classifier import Classifier
@@ -32,12 +32,13 @@ def page(model: Classifier) -> str:
         "classes": model.class_names,
         "shape": model.image_shape,
         "draws": draws,
+        "no_digit": NO_DIGIT,
         "range": model.pixel_range,
         "bias": bias.tolist(),
         "limit": model.weight_images()[1],
         "weight": base64.b64encode(weight.astype("<f4").tobytes()).decode(),
     }
-    style, script = _text("page.css"), _text("logreg.js") + _text("page.js")
+    style, script = _text("page.css"), _text("logreg.js") + _text("digit.js") + _text("page.js")
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"

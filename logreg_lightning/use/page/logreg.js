@@ -1,5 +1,5 @@
 "use strict";
-// The model in numbers: what preprocess.py, PIL and model.py do, step for step. Nothing here touches the page.
+// The model in numbers: what data/pictures.py, PIL and model.py do, step for step. Nothing here touches the page.
 
 const MODEL = JSON.parse(document.getElementById("model").textContent);
 const [CHANNELS, HEIGHT, WIDTH] = MODEL.shape;
@@ -63,17 +63,22 @@ function resized(plane, [left, top, right, bottom], width, height, filter) {
   return columnsFirst ? across(down(plane)) : down(across(plane));
 }
 
-// The planes of an ImageData, transparent parts on white: [grey], or [red, green, blue].
-function planesOf({ data, width, height }, channels) {
+// As Pillow makes colours grey.
+function luma(red, green, blue) {
+  return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+}
+
+// The planes of an ImageData, transparent parts on white or on another grey: [grey], or [red, green, blue].
+function planesOf({ data, width, height }, channels, paper = 255) {
   const planes = Array.from({ length: channels }, () => ({ values: new Uint8Array(width * height), width, height }));
-  const onWhite = (value, alpha) => Math.round((value * alpha + 255 * (255 - alpha)) / 255);
+  const onPaper = (value, alpha) => (alpha === 255 ? value : Math.round((value * alpha + paper * (255 - alpha)) / 255));
   for (let i = 0; i < width * height; i++) {
     const alpha = data[4 * i + 3];
-    const red = onWhite(data[4 * i], alpha);
-    const green = onWhite(data[4 * i + 1], alpha);
-    const blue = onWhite(data[4 * i + 2], alpha);
+    const red = onPaper(data[4 * i], alpha);
+    const green = onPaper(data[4 * i + 1], alpha);
+    const blue = onPaper(data[4 * i + 2], alpha);
     if (channels === 1) {
-      planes[0].values[i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
+      planes[0].values[i] = luma(red, green, blue);
     } else {
       planes[0].values[i] = red;
       planes[1].values[i] = green;
@@ -88,63 +93,6 @@ function rounded(x) {
   const low = Math.floor(x);
   if (x - low === 0.5) return low + (low % 2 === 0 ? 0 : 1);
   return Math.round(x);
-}
-
-// As data/digit.py, drawing_to_pixels.
-function digit(image) {
-  const [{ values, width, height }] = planesOf(image, 1);
-  const border = [];
-  for (let x = 0; x < width; x++) border.push(values[x], values[(height - 1) * width + x]);
-  for (let y = 0; y < height; y++) border.push(values[y * width], values[y * width + width - 1]);
-  border.sort((a, b) => a - b);
-  const paper = (border[border.length / 2 - 1] + border[border.length / 2]) / 2;
-  let darkest = 255;
-  let lightest = 0;
-  for (const grey of values) {
-    darkest = Math.min(darkest, grey);
-    lightest = Math.max(lightest, grey);
-  }
-  const sign = lightest - paper >= paper - darkest ? 1 : -1;
-  const most = Math.max(sign > 0 ? lightest - paper : paper - darkest, 1);
-  const inkOf = Array.from({ length: 256 }, (_, grey) => {
-    const share = (sign * (grey - paper)) / most;
-    return share < 0.1 ? 0 : Math.trunc(255 * Math.min(share, 1));
-  });
-  let [left, top, right, bottom] = [width, height, 0, 0]; // of the ink's box
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      if (inkOf[values[y * width + x]] === 0) continue;
-      left = Math.min(left, x);
-      right = Math.max(right, x + 1);
-      top = Math.min(top, y);
-      bottom = Math.max(bottom, y + 1);
-    }
-  }
-  const placed = new Uint8Array(SIZE);
-  if (left >= right) return placed;
-  const box = { values: new Uint8Array((right - left) * (bottom - top)), width: right - left, height: bottom - top };
-  for (let y = 0; y < box.height; y++) {
-    for (let x = 0; x < box.width; x++) {
-      box.values[y * box.width + x] = inkOf[values[(top + y) * width + left + x]];
-    }
-  }
-  const scale = 20 / Math.max(box.width, box.height);
-  const columns = Math.max(1, rounded(box.width * scale));
-  const rows = Math.max(1, rounded(box.height * scale));
-  const small = resized(box, [0, 0, box.width, box.height], columns, rows, LANCZOS).values;
-  let [total, across, down] = [0, 0, 0];
-  small.forEach((value, i) => {
-    total += value;
-    across += value * (i % columns);
-    down += value * Math.floor(i / columns);
-  });
-  total = Math.max(total, 1);
-  const x = Math.min(Math.max(rounded(14 - across / total), 0), WIDTH - columns);
-  const y = Math.min(Math.max(rounded(14 - down / total), 0), HEIGHT - rows);
-  small.forEach((value, i) => {
-    placed[(y + Math.floor(i / columns)) * WIDTH + x + (i % columns)] = value;
-  });
-  return placed;
 }
 
 // As pictures.to_pixels, with PIL's ImageOps.fit; what is more than twice as long as the shape is squeezed into it.
@@ -227,9 +175,10 @@ globalThis.logreg = Object.freeze({
   // A promise of the ImageData of a PNG of 16 bits, a Uint8Array, scaled as in training; of null for any other file.
   deepPng,
 
-  // Uint8Array (channels x height x width) of an ImageData, as predict.py prepares a picture; with --digit of a drawing.
+  // Uint8Array (channels x height x width) of an ImageData, as predict.py prepares a picture; with --digit where the model
+  // takes drawings, and null where no digit is seen.
   prepare(image) {
-    return MODEL.draws ? digit(image) : fitted(image);
+    return MODEL.draws ? digitToPixels(image) : fitted(image);
   },
 
   // Float32Array, the probability of each class.

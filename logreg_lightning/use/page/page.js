@@ -28,8 +28,6 @@ function imageData(bitmap) {
   canvas.width = Math.max(1, Math.floor(bitmap.width * scale));
   canvas.height = Math.max(1, Math.floor(bitmap.height * scale));
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "white";
-  context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
@@ -65,10 +63,8 @@ function update(settled = true) {
   let pixels = null;
   if (bitmap) pixels = logreg.prepare(imageData(bitmap));
   else if (drawn) pixels = logreg.prepare(ink.getImageData(0, 0, paper.width, paper.height));
-  const empty = MODEL.draws && pixels !== null && pixels.every((value) => value === 0);
-  show(empty ? null : pixels);
-  if (empty) say("This picture shows no digit: it is all of one brightness.");
-  else if (pixels === null) say("");
+  show(pixels);
+  if (pixels === null) say(settled && (bitmap || drawn) ? `${MODEL.no_digit}.` : "");
   else if (settled) say(`Predicted class: ${byId("answer").textContent}`, true);
 }
 

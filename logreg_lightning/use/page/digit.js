@@ -1,0 +1,336 @@
+// A photo, scan or drawing of one digit, prepared as MNIST's digits were: data/digit.py again, function by function and
+// to the last bit. A picture is { values, width, height }, row by row, in integers; a mask holds 0 and 1.
+
+const MOST = 400; // of the longer side that is looked at, in pixels
+const UNIT = 16; // of a grey level: its steps once pixels are averaged
+const FULL = 4096; // of ink: what differs from the paper by all that there can be
+const BEYOND = -(10 ** 6);
+
+const over = (a, b) => Math.floor(a / b); // Python's a // b
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
+
+// Uint8Array (28 x 28) of an ImageData of one digit; null where no digit is seen.
+function digitToPixels(image) {
+  const ink = inkOf(planesOf(image, 1, paperOf(image))[0]);
+  return ink && placed(ink);
+}
+
+// White or black, 255 or 0, whichever behind the transparent parts shows what is drawn.
+function paperOf({ data }) {
+  let [sum, weight, least, greatest] = [0, 0, 255, 0];
+  for (let i = 0; i < data.length; i += 4) {
+    const [grey, alpha] = [luma(data[i], data[i + 1], data[i + 2]), data[i + 3]];
+    weight += alpha;
+    sum += alpha * grey;
+    if (alpha < 128) continue;
+    if (grey < least) least = grey;
+    if (grey > greatest) greatest = grey;
+  }
+  const light = 2 * sum >= 255 * weight;
+  const own = greatest - least >= 64 && 2 * weight > 255 * (data.length / 4);
+  return light === own ? 255 : 0;
+}
+
+// A picture of that size; `at` says the value of each index.
+function made(width, height, at) {
+  const values = new Int32Array(width * height);
+  for (let i = 0; i < values.length; i++) values[i] = at(i);
+  return { values, width, height };
+}
+
+// A picture whose lines along an axis, 0 down the columns and 1 along the rows, are what `change` makes of them. Lines of
+// one value stay as they are where that `keeps` them, for speed: most of a drawing is blank.
+function along(axis, { values, width, height }, change, keeps = true) {
+  const [lines, jump, length, step] = axis === 0 ? [width, 1, height, width] : [height, width, width, 1];
+  const result = values.slice();
+  const line = new Int32Array(length);
+  for (let k = 0; k < lines; k++) {
+    const begin = k * jump;
+    let flat = keeps;
+    for (let i = 0; i < length; i++) {
+      line[i] = values[begin + i * step];
+      if (line[i] !== line[0]) flat = false;
+    }
+    if (flat) continue;
+    const changed = change(line);
+    for (let i = 0; i < length; i++) result[begin + i * step] = changed[i];
+  }
+  return { values: result, width, height };
+}
+
+// In UNITs: the means of square blocks, as large as brings the longer side to at most MOST pixels.
+function shrunk(grey) {
+  const side = Math.ceil(Math.max(grey.width, grey.height) / MOST);
+  const [width, height] = [grey.width, grey.height].map((length) => Math.max(over(length, side), 1));
+  const [across, down] = [Math.min(side, grey.width), Math.min(side, grey.height)];
+  return made(width, height, (i) => {
+    const first = over(i, width) * down * grey.width + (i % width) * across;
+    let sum = 0;
+    for (let y = 0; y < down; y++) {
+      for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
+    }
+    return over(sum * UNIT + over(across * down, 2), across * down);
+  });
+}
+
+// The mean over (2 radius + 1)^2 pixels, rounded down; at the edges over those that there are.
+function blurred(picture, radius) {
+  const mean = (line) => {
+    const sums = new Int32Array(line.length + 1);
+    for (let i = 0; i < line.length; i++) sums[i + 1] = sums[i] + line[i];
+    for (let i = 0; i < line.length; i++) {
+      const first = Math.max(i - radius, 0);
+      const last = Math.min(i + radius + 1, line.length);
+      line[i] = over(sums[last] - sums[first], last - first);
+    }
+    return line;
+  };
+  return along(1, along(0, picture, mean), mean);
+}
+
+// The maximum of each `length` neighbours in a line, of those that lie whole inside; changes the line.
+function greatest(line, length) {
+  let size = line.length;
+  for (let done = 1; done < length; ) {
+    const step = Math.min(done, length - done);
+    size -= step;
+    for (let i = 0; i < size; i++) if (line[i + step] > line[i]) line[i] = line[i + step];
+    done += step;
+  }
+  return line.subarray(0, size);
+}
+
+function padded(line, count, outside) {
+  const wide = new Int32Array(line.length + 2 * count).fill(outside);
+  wide.set(line, count);
+  return wide;
+}
+
+// What dark strokes are drawn on: the larger of the closings by a row and by a column of `length` pixels.
+function closed(picture, length, outside) {
+  const negative = (line) => {
+    for (let i = 0; i < line.length; i++) line[i] = -line[i];
+    return line;
+  };
+  const close = (line) => {
+    const wide = greatest(padded(line, length - 1, outside), length);
+    return negative(greatest(negative(wide), length));
+  };
+  const keeps = outside === BEYOND || length <= Math.min(picture.width, picture.height);
+  const [down, across] = [0, 1].map((axis) => along(axis, picture, close, keeps).values);
+  return made(picture.width, picture.height, (i) => (down[i] > across[i] ? down[i] : across[i]));
+}
+
+// The maximum over (2 radius + 1)^2 pixels, with 0 beyond the picture.
+function dilated(picture, radius) {
+  const dilate = (line) => greatest(padded(line, radius, 0), 2 * radius + 1);
+  return along(1, along(0, picture, dilate), dilate);
+}
+
+// For each pixel the number of its part, from 1 in the order of their first pixels, 0 outside; and how many.
+function components({ values, width, height }) {
+  const labels = new Int32Array(values.length);
+  let count = 0;
+  for (let first = 0; first < values.length; first++) {
+    if (!values[first] || labels[first]) continue;
+    labels[first] = ++count;
+    const todo = [first];
+    while (todo.length) {
+      const at = todo.pop();
+      const x = at % width;
+      const y = (at - x) / width;
+      for (let b = Math.max(y - 1, 0); b <= Math.min(y + 1, height - 1); b++) {
+        for (let a = Math.max(x - 1, 0); a <= Math.min(x + 1, width - 1); a++) {
+          const near = b * width + a;
+          if (!values[near] || labels[near]) continue;
+          labels[near] = count;
+          todo.push(near);
+        }
+      }
+    }
+  }
+  return [labels, count];
+}
+
+// The parts of a mask: of each, from 0, its pixels, those at its outline, ink, greatest ink, and box; and each pixel's.
+function partsOf(mask, ink) {
+  const { values, width, height } = mask;
+  const [labels, count] = components(mask);
+  const parts = Array.from({ length: count }, () => (
+    { area: 0, outline: 0, mass: 0, peak: 0, left: width, top: height, right: -1, bottom: -1 }
+  ));
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] === 0) continue;
+    const part = parts[labels[i] - 1];
+    const x = i % width;
+    const y = (i - x) / width;
+    const edge = x === 0 || y === 0 || x === width - 1 || y === height - 1;
+    const inner = !edge && values[i - width] && values[i + width] && values[i - 1] && values[i + 1];
+    part.area += 1;
+    part.outline += inner ? 0 : 1;
+    part.mass += ink.values[i];
+    part.peak = Math.max(part.peak, ink.values[i]);
+    part.left = Math.min(part.left, x);
+    part.top = Math.min(part.top, y);
+    part.right = Math.max(part.right, x);
+    part.bottom = Math.max(part.bottom, y);
+  }
+  for (const part of parts) {
+    [part.width, part.height] = [part.right - part.left + 1, part.bottom - part.top + 1];
+    part.size = Math.max(part.width, part.height);
+    // Of the picture's edges.
+    part.touching = part.left === 0 || part.right === width - 1 || part.top === 0 || part.bottom === height - 1;
+    part.across = part.width === width || part.height === height;
+  }
+  return { labels, parts };
+}
+
+// The paper's level, where the picture's edge shows little else; else null.
+function flatBorder({ values, width, height }) {
+  const edge = [];
+  for (let x = 0; x < width; x++) edge.push(values[x], values[(height - 1) * width + x]);
+  for (let y = 0; y < height; y++) edge.push(values[y * width], values[y * width + width - 1]);
+  const middle = edge.sort((a, b) => a - b)[over(edge.length, 2)];
+  let [least, most] = [values[0], values[0]];
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] < least) least = values[i];
+    if (values[i] > most) most = values[i];
+  }
+  const near = edge.filter((value) => Math.abs(value - middle) * 10 <= most - least);
+  return near.length * 10 >= 9 * edge.length ? middle : null;
+}
+
+// The digit's ink in its box, from 0 to 255, of a picture of greys; null where no digit is seen.
+function inkOf(grey) {
+  const values = shrunk(grey);
+  const smooth = blurred(values, over(Math.max(values.width, values.height) + 100, 200));
+  const border = flatBorder(smooth);
+  let best = null;
+  for (const sign of [1, -1]) { // dark on light, light on dark
+    const signed = ({ values, width, height }) => ({ values: values.map((value) => sign * value), width, height });
+    const found = candidate(signed(values), signed(smooth), border === null ? null : sign * border);
+    if (found !== null && (best === null || found.contrast > best.contrast)) best = found;
+  }
+  return best && best.ink;
+}
+
+// The value of that rank, from 0, among ink from 0 to FULL: counted, which is faster than sorting.
+function ranked(values, rank) {
+  const counts = new Int32Array(FULL + 1);
+  for (let i = 0; i < values.length; i++) counts[values[i]]++;
+  let value = 0;
+  for (let passed = counts[0]; passed <= rank; passed += counts[value]) value++;
+  return value;
+}
+
+// How far a digit's dark ink stands out from what is around it, and that ink as `inkOf` returns it.
+function candidate(values, smooth, border) {
+  const { width, height } = values;
+  const side = Math.max(width, height);
+  const picture = (at) => made(width, height, at);
+  const paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border).values;
+  // A shadow dims paper and ink alike: what counts is their ratio. Light ink, whose values are negative, adds light.
+  const share = (value, i) => value && over(value * FULL, (paper[i] > 0 ? paper[i] : 255 * UNIT) + 16 * UNIT);
+  const rise = picture((i) => share(paper[i] - smooth.values[i], i));
+  const noise = ranked(rise.values, over(rise.values.length, 2));
+  const mask = picture((i) => rise.values[i] > 3 * noise + 96);
+  // Faint lines hang on to a digit only by what is far below its own ink.
+  const all = partsOf(mask, rise);
+  const { labels, parts } = partsOf(
+    picture((i) => mask.values[i] && rise.values[i] * 5 > 2 * all.parts[all.labels[i] - 1].peak),
+    rise,
+  );
+  const chosen = digitOf(parts, side, border !== null);
+  if (chosen === null) return null;
+  const core = picture((i) => labels[i] && chosen.has(parts[labels[i] - 1]));
+  const [left, top, right, bottom] = boxOf(core);
+  const size = Math.max(right - left, bottom - top);
+  const skirt = Math.ceil(size / 20);
+  const grown = dilated(core, skirt);
+  const fine = blurred(picture((i) => share(paper[i] - values.values[i], i)), over(size, 60));
+  const ink = picture((i) => Math.max(fine.values[i], 0) * grown.values[i]);
+  const levels = ink.values.filter((_, i) => core.values[i]);
+  const level = Math.max(ranked(levels, over((levels.length - 1) * 98, 100)), 1);
+  const wide = dilated(core, 3 * skirt);
+  const ring = rise.values.filter((_, i) => wide.values[i] && !grown.values[i]);
+  const around = over(total(ring), Math.max(ring.length, 1));
+  const mean = blurred(smooth, over(side, 4));
+  const deviation = (i) => share(Math.max(mean.values[i] - smooth.values[i], 0), i);
+  const standing = picture((i) => core.values[i] && Math.min(rise.values[i], deviation(i)));
+  const contrast = over(total(standing.values), levels.length);
+  if (level < 10 * around || contrast * 10 < 3 * level) return null;
+  const scaled = picture((i) => Math.min(over(ink.values[i] * 255, level), 255));
+  const seen = picture((i) => (scaled.values[i] < 26 ? 0 : scaled.values[i]));
+  const box = boxOf(seen);
+  if (box === null) return null;
+  // Strokes of a thin pen grow to a ninth of the digit, nearly as wide as MNIST's.
+  const penWidth = over(2 * levels.length, total([...chosen].map((part) => part.outline)));
+  const grow = Math.max(over(over(size, 9) - penWidth + 1, 2), 0);
+  return { contrast, ink: dilated(cut(seen, box, grow), grow) };
+}
+
+// Which parts are the digit's, a set of them; null where none is. A stroke is twice as many pixels as there are at its
+// outline, divided by its length, wide.
+function digitOf(parts, side, flat) {
+  const free = parts.filter((part) => !(flat ? part.across : part.touching));
+  const allowed = free.filter(
+    ({ size, width, height, area, outline }) =>
+      size * 16 >= side && size >= 5 && width <= 3 * height && 6 * area <= outline * size,
+  );
+  if (!allowed.length) return null;
+  const chosen = new Set([allowed.reduce((best, part) => (part.mass > best.mass ? part : best))]);
+  for (;;) {
+    const of = (name) => Array.from(chosen, (part) => part[name]);
+    const [left, top] = [Math.min(...of("left")), Math.min(...of("top"))];
+    const [right, bottom] = [Math.max(...of("right")), Math.max(...of("bottom"))];
+    const size = Math.max(right - left, bottom - top) + 1;
+    const [area, outline, mass] = [total(of("area")), total(of("outline")), total(of("mass"))];
+    const more = free.filter((part) => {
+      const gapX = Math.max(part.left - right, left - part.right);
+      const gapY = Math.max(part.top - bottom, top - part.bottom);
+      const near = Math.max(gapX, gapY) * 5 <= size;
+      const large = part.mass * 20 >= mass && part.size * 8 >= size;
+      return !chosen.has(part) && near && large && part.area * outline <= 2 * part.outline * area;
+    });
+    if (!more.length) {
+      const others = parts.filter((part) => !chosen.has(part) && !part.touching);
+      return total(others.map((part) => part.mass)) <= mass ? chosen : null;
+    }
+    more.forEach((part) => chosen.add(part));
+  }
+}
+
+// Of what is not 0: its first column and row, and those behind its last; null where there is none.
+function boxOf({ values, width, height }) {
+  let [left, top, right, bottom] = [width, height, 0, 0];
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] === 0) continue;
+    const [x, y] = [i % width, over(i, width)];
+    [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
+    [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
+  }
+  return left < right ? [left, top, right, bottom] : null;
+}
+
+// The part of a picture that is in a box, in a margin of zeros.
+function cut({ values, width }, [left, top, right, bottom], margin) {
+  const result = made(right - left + 2 * margin, bottom - top + 2 * margin, () => 0);
+  for (let y = top; y < bottom; y++) {
+    const row = values.subarray(y * width + left, y * width + right);
+    result.values.set(row, (y - top + margin) * result.width + margin);
+  }
+  return result;
+}
+
+// Uint8Array (28 x 28) of ink: scaled into 20 x 20, placed by its centre of mass.
+function placed(ink) {
+  const scale = 20 / Math.max(ink.width, ink.height);
+  const [columns, rows] = [ink.width, ink.height].map((length) => Math.max(1, rounded(length * scale)));
+  const small = resized(ink, [0, 0, ink.width, ink.height], columns, rows, LANCZOS).values;
+  const middle = (at) => total(Array.from(small, (value, i) => value * at(i))) / Math.max(total(small), 1);
+  const left = Math.min(Math.max(rounded(14 - middle((i) => i % columns)), 0), WIDTH - columns);
+  const top = Math.min(Math.max(rounded(14 - middle((i) => over(i, columns))), 0), HEIGHT - rows);
+  const result = new Uint8Array(SIZE);
+  for (let y = 0; y < rows; y++) result.set(small.subarray(y * columns, (y + 1) * columns), (top + y) * WIDTH + left);
+  return result;
+}

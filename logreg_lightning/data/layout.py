@@ -195,7 +195,7 @@ class _Reader:
                 if real in above:
                     self._leave_out(CIRCLE, inside)
                     continue
-                if (inside / "hparams.yaml").is_file():  # which holds pictures too, for TensorBoard's projector
+                if os.path.isfile(inside / "hparams.yaml"):  # noqa: PTH113, is_file fails where nothing may be seen
                     self._leave_out(OWN, inside)
                     continue
                 deeper = self._walk(inside, (*above, real))

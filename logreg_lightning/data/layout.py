@@ -127,6 +127,16 @@ def layout(folder: Path, known: Sequence[str] | None = None) -> Layout:
     return _Reader(folder, known).read()
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files at any depth that may be pictures, sorted.
+
+    Raises:
+        InputError: a folder may not be read.
+    """
+    reader = _Reader(folder, None)
+    return sorted(reader._walk(folder, (os.path.realpath(folder),)).all_files())
+
+
 class _Reader:
     def __init__(self, folder: Path, known: Sequence[str] | None) -> None:
         self.folder, self.known = folder, known

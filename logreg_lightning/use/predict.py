@@ -18,6 +18,7 @@ from torch import Tensor
 
 from logreg_lightning import cli
 from logreg_lightning.data.digit import MNIST_SHAPE
+from logreg_lightning.data.layout import files_of
 from logreg_lightning.data.pictures import edge_mean
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.names import csv_line, padded, printable, width
@@ -105,7 +106,7 @@ def find_pictures(names: list[str]) -> list[Path]:
     paths: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            inside = files_of(path)
             if not inside:
                 raise InputError(f"{path} holds no pictures; use a picture or a folder of pictures")
             paths += inside

@@ -35,6 +35,7 @@ from logreg_lightning.data.pictures import read_picture
 from logreg_lightning.errors import InputError
 from logreg_lightning.fit import main
 from logreg_lightning.training.experiment import Run
+from logreg_lightning.use.predict import main as predict
 
 SHORT: dict[str, Any] = {"max_steps": 20, "pictures": False, "verbose": False}
 
@@ -230,3 +231,21 @@ def test_a_pipe_is_no_picture(workdir: Path) -> None:
     assert len(data.data.train) == 12 and "pipe.png" in data.describe()
     with pytest.raises(OSError, match="pipe"):
         read_picture(Path("pets/cats/pipe.png"))
+
+
+@pytest.mark.parametrize("hidden", ["pets/cats", "pets/cats/inside", "pets"])
+def test_a_folder_that_may_not_be_read_is_named(run: Path, capsys: Capsys, hidden: str, request: Any) -> None:
+    write_pictures(Path("pets"), 6)
+    write_pictures(Path("pets/cats"), 2, ("inside",))
+    Path(hidden).chmod(0)
+    request.getfixturevalue("as_nobody")
+    try:
+        named = f"{hidden} cannot be read (Permission denied)" if hidden != "pets" else "Permission denied"
+        for command, flags in ((main, ["--data.dataset=pets"]), (predict, [str(run), "pets"])):
+            capsys.readouterr()
+            with pytest.raises(SystemExit, match=r"^2$"):
+                command(flags)
+            assert named in capsys.readouterr().err
+    finally:
+        os.seteuid(0)
+        Path(hidden).chmod(0o755)

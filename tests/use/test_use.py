@@ -99,14 +99,14 @@ def test_writes_pictures_only_where_it_says(run: Path) -> None:
 
 def test_names_and_skips_what_is_no_picture(run: Path, capsys: Capsys) -> None:
     paths = pictures(3)
-    Path("pictures/notes.txt").write_text("hello", encoding="utf-8")
+    Path("pictures/notes.jpeg").write_text("hello", encoding="utf-8")
     Path("pictures/cut.png").write_bytes(paths[0].read_bytes()[:200])
     Path("pictures/.hidden").write_text("", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"^1$"):
         predict.main([str(run), "pictures", "--format=csv"])
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 1 + 3
-    for name in ("notes.txt", "cut.png"):
+    for name in ("notes.jpeg", "cut.png"):
         assert f"{Path('pictures', name)} cannot be read" in printed.err
     assert "skipped 2 of 5 pictures" in printed.err and "hidden" not in printed.err
 

@@ -80,8 +80,8 @@ function shrunk(grey) {
 
 // The mean over (2 radius + 1)^2 pixels, rounded down; at the edges over those that there are.
 function blurred(picture, radius) {
+  const sums = new Int32Array(Math.max(picture.width, picture.height) + 1);
   const mean = (line) => {
-    const sums = new Int32Array(line.length + 1);
     for (let i = 0; i < line.length; i++) sums[i + 1] = sums[i] + line[i];
     for (let i = 0; i < line.length; i++) {
       const first = Math.max(i - radius, 0);
@@ -119,9 +119,12 @@ function greatest(line, length) {
   return line.subarray(0, size);
 }
 
+// A line between `count` values of what is outside; the next call takes it back.
+const PADDED = new Int32Array(3 * MOST);
 function padded(line, count, outside) {
-  const wide = new Int32Array(line.length + 2 * count).fill(outside);
-  wide.set(line, count);
+  const wide = PADDED.subarray(0, line.length + 2 * count);
+  for (let i = 0; i < count; i++) wide[i] = wide[count + line.length + i] = outside;
+  for (let i = 0; i < line.length; i++) wide[count + i] = line[i];
   return wide;
 }
 
@@ -221,6 +224,12 @@ function flatBorder({ values, width, height }) {
   return near.length * 10 >= 9 * edge.length ? middle : null;
 }
 
+function multiplied(factor, { values, width, height }) {
+  const result = blank(width, height);
+  for (let i = 0; i < values.length; i++) result.values[i] = factor * values[i];
+  return result;
+}
+
 // The digit's ink in its box, from 0 to 255, of a picture of greys; null where no digit is seen.
 function inkOf(grey) {
   const values = shrunk(grey);
@@ -228,8 +237,7 @@ function inkOf(grey) {
   const border = flatBorder(smooth);
   let best = null;
   for (const sign of [1, -1]) { // dark on light, light on dark
-    const signed = ({ values, width, height }) => ({ values: values.map((value) => sign * value), width, height });
-    const found = candidate(signed(values), signed(smooth), border === null ? null : sign * border);
+    const found = candidate(multiplied(sign, values), multiplied(sign, smooth), border === null ? null : sign * border);
     if (found !== null && (best === null || found.contrast > best.contrast)) best = found;
   }
   return best && best.ink;
@@ -261,28 +269,38 @@ function below(paper, { values, width, height }) {
 function candidate(values, smooth, border) {
   const { width, height } = values;
   const side = Math.max(width, height);
-  const paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border);
-  const rise = below(paper, smooth);
+  let paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border);
+  let rise = below(paper, smooth);
   const noise = ranked(rise.values, over(rise.values.length, 2));
   const mask = blank(width, height);
   for (let i = 0; i < mask.values.length; i++) mask.values[i] = rise.values[i] > 3 * noise + 96 ? 1 : 0;
   // Faint lines hang on to a digit only by what is far below its own ink.
   const all = partsOf(mask, rise);
+  if (!all.parts.length) return null;
   for (let i = 0; i < mask.values.length; i++) {
     if (mask.values[i] && rise.values[i] * 5 <= 2 * all.parts[all.labels[i] - 1].peak) mask.values[i] = 0;
   }
   const { labels, parts } = partsOf(mask, rise);
   const chosen = digitOf(parts, side, border !== null);
   if (chosen === null) return null;
-  const core = blank(width, height);
-  for (let i = 0; i < labels.length; i++) if (labels[i] && chosen.has(parts[labels[i] - 1])) core.values[i] = 1;
-  const [left, top, right, bottom] = boxOf(core);
+  const everywhere = blank(width, height);
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] && chosen.has(parts[labels[i] - 1])) everywhere.values[i] = 1;
+  }
+  const [left, top, right, bottom] = boxOf(everywhere);
   const size = Math.max(right - left, bottom - top);
   const skirt = Math.ceil(size / 20);
+  // From here on only what is near the digit counts.
+  const far = 3 * skirt;
+  const near = [left - far, top - far, right + far, bottom + far].map((at, side) =>
+    Math.min(Math.max(at, 0), side % 2 ? height : width),
+  );
+  const mean = cut(blurred(smooth, over(side, 4)), near, 0);
+  const core = cut(everywhere, near, 0);
+  [values, smooth, paper, rise] = [values, smooth, paper, rise].map((picture) => cut(picture, near, 0));
   const grown = dilated(core, skirt);
-  const wide = dilated(core, 3 * skirt);
+  const wide = dilated(core, far);
   const ink = blurred(below(paper, values), over(size, 60));
-  const mean = blurred(smooth, over(side, 4));
   const levels = new Int32Array(total(core.values));
   let [seen, around, ring, contrast] = [0, 0, 0, 0];
   for (let i = 0; i < ink.values.length; i++) {

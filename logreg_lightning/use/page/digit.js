@@ -49,14 +49,13 @@ function along(axis, { values, width, height }, change, keeps = true) {
   const line = new Int32Array(length);
   for (let k = 0; k < lines; k++) {
     const begin = k * jump;
-    let flat = keeps;
-    for (let i = 0; i < length; i++) {
-      line[i] = values[begin + i * step];
-      if (line[i] !== line[0]) flat = false;
-    }
-    if (flat) continue;
+    const end = begin + length * step;
+    let at = begin;
+    if (keeps) while (at < end && values[at] === values[begin]) at += step;
+    if (at >= end) continue;
+    for (let i = 0, at = begin; i < length; i++, at += step) line[i] = values[at];
     const changed = change(line);
-    for (let i = 0; i < length; i++) result[begin + i * step] = changed[i];
+    for (let i = 0, at = begin; i < length; i++, at += step) result[at] = changed[i];
   }
   return { values: result, width, height };
 }
@@ -67,13 +66,16 @@ function shrunk(grey) {
   const [width, height] = [grey.width, grey.height].map((length) => Math.max(over(length, side), 1));
   const [across, down] = [Math.min(side, grey.width), Math.min(side, grey.height)];
   const means = blank(width, height);
-  for (let i = 0; i < means.values.length; i++) {
-    const first = over(i, width) * down * grey.width + (i % width) * across;
-    let sum = 0;
-    for (let y = 0; y < down; y++) {
-      for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
+  const [count, half] = [across * down, over(across * down, 2)];
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const first = row * down * grey.width + column * across;
+      let sum = 0;
+      for (let y = 0; y < down; y++) {
+        for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
+      }
+      means.values[row * width + column] = over(sum * UNIT + half, count);
     }
-    means.values[i] = over(sum * UNIT + over(across * down, 2), across * down);
   }
   return means;
 }
@@ -134,9 +136,17 @@ function closed(picture, length, outside) {
     for (let i = 0; i < line.length; i++) line[i] = -line[i];
     return line;
   };
+  // What is as outside at a line's ends stays so; and a length beyond what is between them does no more than that.
   const close = (line) => {
-    const wide = greatest(padded(line, length - 1, outside), length);
-    return negative(greatest(negative(wide), length));
+    let first = 0;
+    let last = line.length;
+    while (first < last && line[first] === outside) first++;
+    while (last > first && line[last - 1] === outside) last--;
+    const inner = line.subarray(first, last);
+    const most = Math.min(length, inner.length + 1);
+    const wide = greatest(padded(inner, most - 1, outside), most);
+    inner.set(negative(greatest(negative(wide), most)));
+    return line;
   };
   const keeps = outside === BEYOND || length <= Math.min(picture.width, picture.height);
   const result = along(0, picture, close, keeps);
@@ -292,8 +302,8 @@ function candidate(values, smooth, border) {
   const skirt = Math.ceil(size / 20);
   // From here on only what is near the digit counts.
   const far = 3 * skirt;
-  const near = [left - far, top - far, right + far, bottom + far].map((at, side) =>
-    Math.min(Math.max(at, 0), side % 2 ? height : width),
+  const near = [left - far, top - far, right + far, bottom + far].map((at, k) =>
+    Math.min(Math.max(at, 0), k % 2 ? height : width),
   );
   const mean = cut(blurred(smooth, over(side, 4)), near, 0);
   const core = cut(everywhere, near, 0);

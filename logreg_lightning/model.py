@@ -33,7 +33,7 @@ from logreg_lightning.runtime.plain import plain
 from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import hyperparameters
 from logreg_lightning.training.initialize import Initialization
-from logreg_lightning.training.standardize import Standardizer
+from logreg_lightning.training.standardize import STANDARDIZED_LINEAR, Standardizer
 from logreg_lightning.training.validation import Calibration, ImageClassifier
 from logreg_lightning.use.classifier import Classifier, features_of, folded_weights
 
@@ -230,21 +230,15 @@ class LogisticRegression(ImageClassifier):
         self.needs_data = False
 
 
-SAVED = "standardized_linear."
-"""What the names of `linear`'s weight and bias begin with in a state dict where they act on standardised pixels.
-
-As `linear.weight` they would invite to be put into an `nn.Linear` for pixels; `Classifier.as_linear` makes that one."""
-
-
 def _rename_to_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in ("weight", "bias"):
-        state[f"{prefix}{SAVED}{name}"] = state.pop(f"{prefix}linear.{name}")
+        state[f"{prefix}{STANDARDIZED_LINEAR}.{name}"] = state.pop(f"{prefix}linear.{name}")
 
 
 def _rename_from_saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in ("weight", "bias"):
-        if f"{prefix}{SAVED}{name}" in state:
-            state[f"{prefix}linear.{name}"] = state.pop(f"{prefix}{SAVED}{name}")
+        if f"{prefix}{STANDARDIZED_LINEAR}.{name}" in state:
+            state[f"{prefix}linear.{name}"] = state.pop(f"{prefix}{STANDARDIZED_LINEAR}.{name}")
 
 
 def rate_at(lr: float, schedule: str, step: int, run_steps: int | None) -> float:

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from logreg_lightning.data.arrays import map_read_only
-from logreg_lightning.data.dataset import Dataset, Images, key_of, writing
+from logreg_lightning.data.dataset import Dataset, Images, content_of, key_of, stat_of, writing
 from logreg_lightning.errors import InputError
-from logreg_lightning.runtime.files import locked, replace
+from logreg_lightning.runtime.files import check_file, locked, read_json, replace, write_json
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 """MNIST's names of a data set's four files."""
 
 REPLACE_IT = "replace it with a complete copy, or delete it to have it downloaded or unpacked again"
+
+MOST_DIMENSIONS = 3
+"""Images have three: their number, rows and columns."""
 
 _DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
@@ -37,6 +40,7 @@ def read_idx(path: Path) -> Tensor:
             size than its header says.
     """
     try:
+        check_file(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(4)
@@ -49,6 +53,8 @@ def read_idx(path: Path) -> Tensor:
                 )
             dtype, dimensions = _DTYPES[head[2]], head[3]
             sizes = file.read(4 * dimensions)
+        if dimensions > MOST_DIMENSIONS:
+            raise InputError(f"{path} has {dimensions} dimensions, not {MOST_DIMENSIONS} at most; {REPLACE_IT}")
         if len(sizes) < 4 * dimensions:
             raise InputError(f"{path} is cut short inside its header; {REPLACE_IT}")
         shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
@@ -98,8 +104,19 @@ def load(folder: Path, root: Path) -> Dataset:
     """
     train_images, train_labels, test_images, test_labels = (raw for _, raw in _files(folder, root))
     train = Images(*read_pair(train_images, train_labels, None))
-    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
-    return Dataset(str(folder), classes, train, Images(*read_pair(test_images, test_labels, len(classes))))
+    highest = int(train.labels.max())
+    if highest >= len(train):
+        raise InputError(
+            f"{train_labels} has the label {highest}, but not so many images; number its classes from 0 on"
+        )
+    classes = tuple(map(str, range(highest + 1)))
+    test = Images(*read_pair(test_images, test_labels, len(classes)))
+    if test.pixels.shape[2:] != train.pixels.shape[2:]:
+        sizes = [" x ".join(map(str, images.pixels.shape[2:])) for images in (train, test)]
+        raise InputError(
+            f"{train_images} holds images of {sizes[0]} pixels, {test_images} of {sizes[1]}; make them equal"
+        )
+    return Dataset(str(folder), classes, train, test)
 
 
 def prepare(folder: Path, root: Path) -> None:
@@ -118,8 +135,18 @@ def prepare(folder: Path, root: Path) -> None:
 
 def _to_unpack(folder: Path, root: Path) -> list[tuple[Path, Path]]:
     """The packed files that were not unpacked since they last changed, each with the file to unpack it into."""
-    files = [(packed, raw) for packed, raw in _files(folder, root) if packed != raw]
-    return [(packed, raw) for packed, raw in files if not raw.exists() or raw.stat().st_mtime < packed.stat().st_mtime]
+    return [(packed, raw) for packed, raw in _files(folder, root) if packed != raw and not _is_of(raw, packed)]
+
+
+def _is_of(raw: Path, packed: Path) -> bool:
+    """Whether `raw` was unpacked from what is in `packed` now."""
+    stat, content = read_json(_note(raw)) or (None, None)
+    return raw.exists() and (stat == stat_of(packed) or content == content_of(packed.read_bytes()))
+
+
+def _note(raw: Path) -> Path:
+    """The file that says what `raw` was unpacked from."""
+    return raw.with_name(f"{raw.name}.json")
 
 
 def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
@@ -133,15 +160,22 @@ def _files(folder: Path, root: Path) -> list[tuple[Path, Path]]:
                 f"{', '.join(FILES)} in MNIST's format"
             )
         files.append((raw, raw) if raw.exists() else (packed, root / "unpacked" / key_of(folder) / name))
+        try:
+            check_file(files[-1][0])
+            files[-1][0].open("rb").close()
+        except OSError as error:
+            raise InputError(f"{files[-1][0]} cannot be read ({error.strerror}); {REPLACE_IT}") from None
     return files
 
 
 def _unpack(packed: Path, raw: Path) -> None:
+    identity = [stat_of(packed), content_of(packed.read_bytes())]
     partial = raw.with_name(raw.name + ".partial")
     try:
         with gzip.open(packed) as source, partial.open("wb") as target:
             shutil.copyfileobj(source, target, 2**20)
         replace(partial, raw)
+        write_json(_note(raw), identity)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{packed} is not a complete gzip file ({error}); replace it with a complete copy") from None
     finally:

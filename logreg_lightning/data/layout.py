@@ -61,12 +61,13 @@ NO_PICTURES = frozenset(
 )
 """Suffixes, in any case, of files that nobody would take for pictures."""
 
-HIDDEN, LEFT, BY_NAME, CIRCLE, BROKEN, EMPTY, OUTSIDE = (
+HIDDEN, LEFT, OWN, BY_NAME, CIRCLE, BROKEN, EMPTY, OUTSIDE = (
     "hidden",
     "left by other programs",
+    "runs of this project",
     "no pictures by their names",
     "links in a circle",
-    "links to nothing",
+    "links, pipes and devices that are no files",
     "empty folders",
     "outside the classes' folders",
 )
@@ -194,6 +195,9 @@ class _Reader:
                 if real in above:
                     self._leave_out(CIRCLE, inside)
                     continue
+                if os.path.isfile(inside / "hparams.yaml"):  # noqa: PTH113, is_file fails where nothing may be seen
+                    self._leave_out(OWN, inside)
+                    continue
                 deeper = self._walk(inside, (*above, real))
                 if deeper.files or deeper.folders:
                     folder.folders.append(deeper)
@@ -204,7 +208,7 @@ class _Reader:
                     self._leave_out(BY_NAME, inside)
                 else:
                     folder.files.append(inside)
-            elif entry.is_symlink():
+            else:
                 self._leave_out(BROKEN, inside)
         return folder
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg_lightning.data.arrays import map_read_only
 from logreg_lightning.data.dataset import Dataset, Images
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.files import check_file
 
 FILES = ("train_features.npy", "train_labels.npy", "test_features.npy", "test_labels.npy")
 """A data set's four files; `classes.txt`, a name a line, may be there too."""
@@ -65,13 +66,15 @@ def _images(features_file: Path, labels_file: Path) -> Images:
     row = _first_not_finite(values)
     if row is not None:
         raise InputError(
-            f"{features_file} holds a number that is not finite, NaN or infinite, in row {row}; leave it out"
+            f"{features_file} holds a number that is not finite, NaN, infinite or beyond float32, in row {row}; "
+            "leave it out"
         )
     return Images(values, targets)
 
 
 def _read(file: Path) -> np.ndarray[Any, Any]:
     try:
+        check_file(file)
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         files = ", ".join(FILES)
@@ -94,6 +97,8 @@ def _first_not_finite(values: Tensor) -> int | None:
     rows = max(1, CHUNK // values.shape[1])
     for begin in range(0, len(values), rows):
         chunk = values[begin : begin + rows]
+        if chunk.dtype == torch.float64:
+            chunk = chunk.float()  # what the model computes with
         if not bool(chunk.sum(dtype=torch.float64).isfinite()):  # three times as fast as looking at each
             bad = (~chunk.isfinite()).any(1).nonzero()
             if len(bad):

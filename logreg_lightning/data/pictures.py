@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.files import check_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -165,6 +166,8 @@ def _opened(path: Path | IO[bytes]) -> Iterator[Image]:
 
     head = b""
     try:
+        if isinstance(path, Path):
+            check_file(path)
         with path.open("rb") if isinstance(path, Path) else contextlib.nullcontext(path) as file:
             head = file.read(64)
             file.seek(0)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import sys
 import time
 import zlib
@@ -69,6 +70,17 @@ def read_json(path: Path) -> Any:
 
 def _checksum(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def check_file(path: Path) -> None:
+    """Makes sure that nobody waits for ever for what is in a file.
+
+    Raises:
+        OSError: it is a pipe, a socket or a device, or there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder says that it is one
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file")
 
 
 def replace(source: Path, target: Path) -> None:

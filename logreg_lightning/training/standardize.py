@@ -22,6 +22,11 @@ FLOOR = 0.3
 """A feature that varies less than this share of what all values do is scaled as if it varied so much: a pixel that is
 all but constant in training must not become huge where it is not. A tenth was worse on ten data sets of fourteen."""
 
+STANDARDIZED_LINEAR = "standardized_linear"
+"""What a linear layer that acts on standardised values is called in a state dict.
+
+As `linear` it would invite to be put into an `nn.Linear` for pixels; `Classifier.as_linear` makes that one."""
+
 
 class Scaling(NamedTuple):
     """What a feature is made of: (feature - mean) x scale. It is folded into the weights of what comes next.

@@ -17,7 +17,7 @@ from logreg_lightning.features import backbones
 from logreg_lightning.runtime.checkpoints import content_of, read
 from logreg_lightning.runtime.runs import checkpoint_of
 from logreg_lightning.training import hyperparameters
-from logreg_lightning.training.standardize import Scaling, to_floats
+from logreg_lightning.training.standardize import STANDARDIZED_LINEAR, Scaling, to_floats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -186,7 +186,10 @@ def folded_weights(
 
 
 _LINEAR = {"linear.weight", "linear.bias"}
-_ON_STANDARDIZED = {"standardized_linear.weight", "standardized_linear.bias", "standardizer.mean", "standardizer.scale"}
+_ON_STANDARDIZED = {f"{STANDARDIZED_LINEAR}.{name}" for name in ("weight", "bias")} | {
+    "standardizer.mean",
+    "standardizer.scale",
+}
 _MAY_BE = {"temperature", "class_weights"}
 
 
@@ -204,7 +207,7 @@ def load(run: str | Path) -> Classifier:
     values = {name: value.float() for name, value in state.items()}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
-    linear = "linear" if scaling is None else "standardized_linear"
+    linear = "linear" if scaling is None else STANDARDIZED_LINEAR
     weight, backbone = values[f"{linear}.weight"], settings.get("backbone")
     return Classifier(
         *folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature")),

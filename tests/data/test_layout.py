@@ -123,7 +123,7 @@ def test_links_are_followed_but_not_in_circles(workdir: Path) -> None:
     Path("pets/fish").symlink_to(Path("elsewhere").resolve())
     assert found() == {"train": {"cats:1.png", "cats:3.png", "dogs:2.png", "fish:3.png"}}
     assert {reason: len(paths) for reason, paths in read().left_out.items()} == {
-        "links in a circle": 3, "links to nothing": 1,
+        "links in a circle": 3, "links, pipes and devices that are no files": 1,
     }  # fmt: skip
     assert "2 pictures are in folders inside a class's, such as cats/more/" in read().notes[0]
 

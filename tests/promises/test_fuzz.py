@@ -104,7 +104,7 @@ def idx_files() -> Iterator[Reader]:
                 idx.prepare(folder, Path("unpacked"))
                 idx.load(folder, Path("unpacked"))
             finally:
-                assert not [path for path in contents(Path("unpacked")) if not path.name.endswith("ubyte")]
+                assert not [path for path in contents(Path("unpacked")) if path.suffix == ".partial"]
 
         yield from ((path, read) for path in sorted(folder.iterdir()))
 

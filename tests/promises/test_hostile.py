@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,25 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ALONE, config_of, contents, ready
+from conftest import (
+    ALONE,
+    NAMES,
+    Capsys,
+    config_of,
+    contents,
+    idx,
+    not_on_windows,
+    ready,
+    refused,
+    write_features,
+    write_idx,
+    write_pictures,
+)
 
 from logreg_lightning import ImageDataModule, LogisticRegression, fit, load, sweep
+from logreg_lightning.data.pictures import read_picture
 from logreg_lightning.errors import InputError
+from logreg_lightning.fit import main
 from logreg_lightning.training.experiment import Run
 
 SHORT: dict[str, Any] = {"max_steps": 20, "pictures": False, "verbose": False}
@@ -102,3 +121,112 @@ def test_a_run_goes_through_pickle(workdir: Path) -> None:
         other = pickle.loads(pickle.dumps(run))
         assert other.path == run.path and other.results == run.results
         assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), run.model.parameters(), strict=True))
+
+
+# Data that changed, lies beside what this project writes, or is none.
+
+
+def pixels_of(dataset: str) -> torch.Tensor:
+    return ready(ImageDataModule(dataset, image_size=6)).train_dataloader().images.pixels
+
+
+def test_two_data_modules_of_a_folder_have_their_own_pixels(workdir: Path) -> None:
+    write_pictures(Path("pets"), 6)
+    small, large = ImageDataModule("pets", image_size=4, color=False), ImageDataModule("pets", image_size=9, color=True)
+    for data in (small, large):
+        data.prepare_data()
+    shapes = []
+    for data in (small, large):
+        data.setup()
+        shapes.append(tuple(data.train_dataloader().images.pixels.shape[1:]))
+    assert shapes == [(1, 4, 4), (3, 9, 9)]
+
+
+@pytest.mark.parametrize("age", [1, 10**9, 4 * 10**9])
+def test_packed_files_that_were_replaced_are_unpacked_again(workdir: Path, age: int) -> None:
+    for seed in range(2):
+        write_idx(Path("packed"), packed=True, seed=seed)
+        for file in Path("packed").iterdir():
+            os.utime(file, (age, age))
+        write_idx(Path("raw"), seed=seed)
+        assert torch.equal(pixels_of("packed"), pixels_of("raw"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--log_dir=logs", "--data.root=files"], ["--log_dir=cats/logs"]], ids=str)
+def test_what_this_project_wrote_is_no_data(workdir: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    write_pictures(Path("pets"), 6)
+    monkeypatch.chdir("pets")
+    before = ready(ImageDataModule(".", image_size=6, root="../kept")).data
+    main(["--data.dataset=.", "--data.image_size=6", "--max_epochs=1", *flags])
+    after = ready(ImageDataModule(".", image_size=6, root="../kept")).data
+    assert after.classes == before.classes == ("cats", "dogs")
+    assert [len(part) for part in (after.train, after.test)] == [len(part) for part in (before.train, before.test)]
+
+
+def other_size() -> None:
+    write_idx(Path("bad"))
+    (Path("bad") / NAMES[2]).write_bytes(idx(np.zeros((30, 6, 9))))
+
+
+def other_width() -> None:
+    write_idx(Path("bad"), packed=True)
+    (Path("bad") / f"{NAMES[2]}.gz").write_bytes(gzip.compress(idx(np.zeros((30, 5, 8)))))
+
+
+def huge_label() -> None:
+    write_idx(Path("bad"))
+    labels = np.array([0] * 89 + [20_000_000], ">i4").tobytes()
+    (Path("bad") / NAMES[1]).write_bytes(bytes([0, 0, 12, 1, 0, 0, 0, 90]) + labels)
+
+
+def many_dimensions() -> None:
+    write_idx(Path("bad"))
+    (Path("bad") / NAMES[0]).write_bytes(bytes([0, 0, 8, 65]) + np.ones(65, ">u4").tobytes() + b"\0")
+
+
+def beyond_float32() -> None:
+    write_features(Path("bad"))
+    features = np.load("bad/train_features.npy")
+    features[3, 1] = -1e39
+    np.save("bad/train_features.npy", features)
+
+
+def a_pipe(name: str) -> None:
+    write_features(Path("bad")) if name.endswith(".npy") else write_idx(Path("bad"), packed=name.endswith(".gz"))
+    (Path("bad") / name).unlink()
+    os.mkfifo(Path("bad") / name)
+
+
+def a_device() -> None:
+    write_features(Path("bad"))
+    (Path("bad") / "test_labels.npy").unlink()
+    (Path("bad") / "test_labels.npy").symlink_to("/dev/zero")
+
+
+BAD: dict[str, tuple[Callable[[], None], str]] = {
+    "other size": (other_size, "5 x 9 pixels, "),
+    "other width": (other_width, "of 5 x 8; make them equal"),
+    "huge label": (huge_label, "has the label 20000000"),
+    "many dimensions": (many_dimensions, "has 65 dimensions"),
+    "beyond float32": (beyond_float32, "beyond float32, in row 3"),
+    **{name: (partial(a_pipe, name), "is a pipe") for name in (NAMES[0], f"{NAMES[1]}.gz", "train_labels.npy")},
+    "device": (a_device, "a device, and no file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@not_on_windows("there are no pipes and devices with names in folders")
+def test_data_that_cannot_be_trained_on_is_refused_before(workdir: Path, capsys: Capsys, kind: str) -> None:
+    write, named = BAD[kind]
+    write()
+    refused(["--data.dataset=bad", f"--data.root={workdir.parent / 'elsewhere'}"], named, capsys)
+
+
+@not_on_windows("there are no pipes with names in folders")
+def test_a_pipe_is_no_picture(workdir: Path) -> None:
+    write_pictures(Path("pets"), 6)
+    os.mkfifo("pets/cats/pipe.png")
+    data = ready(ImageDataModule("pets", image_size=6))
+    assert len(data.data.train) == 12 and "pipe.png" in data.describe()
+    with pytest.raises(OSError, match="pipe"):
+        read_picture(Path("pets/cats/pipe.png"))

@@ -1,5 +1,6 @@
 // A photo, scan or drawing of one digit, prepared as MNIST's digits were: data/digit.py again, function by function and
-// to the last bit. A picture is { values, width, height }, row by row, in integers; a mask holds 0 and 1.
+// to the last bit. A picture is { values, width, height }, row by row, in integers; a mask holds 0 and 1. What is done at
+// each pixel is a plain loop, not a call: a page prepares the drawing anew at each move of the pen.
 
 const MOST = 400; // of the longer side that is looked at, in pixels
 const UNIT = 16; // of a grey level: its steps once pixels are averaged
@@ -17,9 +18,13 @@ function digitToPixels(image) {
 
 // White or black, 255 or 0, whichever behind the transparent parts shows what is drawn.
 function paperOf({ data }) {
-  let [sum, weight, least, greatest] = [0, 0, 255, 0];
+  let sum = 0;
+  let weight = 0;
+  let least = 255;
+  let greatest = 0;
   for (let i = 0; i < data.length; i += 4) {
-    const [grey, alpha] = [luma(data[i], data[i + 1], data[i + 2]), data[i + 3]];
+    const grey = luma(data[i], data[i + 1], data[i + 2]);
+    const alpha = data[i + 3];
     weight += alpha;
     sum += alpha * grey;
     if (alpha < 128) continue;
@@ -31,11 +36,9 @@ function paperOf({ data }) {
   return light === own ? 255 : 0;
 }
 
-// A picture of that size; `at` says the value of each index.
-function made(width, height, at) {
-  const values = new Int32Array(width * height);
-  for (let i = 0; i < values.length; i++) values[i] = at(i);
-  return { values, width, height };
+// A picture of that size, of zeros.
+function blank(width, height) {
+  return { values: new Int32Array(width * height), width, height };
 }
 
 // A picture whose lines along an axis, 0 down the columns and 1 along the rows, are what `change` makes of them. Lines of
@@ -46,14 +49,13 @@ function along(axis, { values, width, height }, change, keeps = true) {
   const line = new Int32Array(length);
   for (let k = 0; k < lines; k++) {
     const begin = k * jump;
-    let flat = keeps;
-    for (let i = 0; i < length; i++) {
-      line[i] = values[begin + i * step];
-      if (line[i] !== line[0]) flat = false;
-    }
-    if (flat) continue;
+    const end = begin + length * step;
+    let at = begin;
+    if (keeps) while (at < end && values[at] === values[begin]) at += step;
+    if (at >= end) continue;
+    for (let i = 0, at = begin; i < length; i++, at += step) line[i] = values[at];
     const changed = change(line);
-    for (let i = 0; i < length; i++) result[begin + i * step] = changed[i];
+    for (let i = 0, at = begin; i < length; i++, at += step) result[at] = changed[i];
   }
   return { values: result, width, height };
 }
@@ -63,20 +65,25 @@ function shrunk(grey) {
   const side = Math.ceil(Math.max(grey.width, grey.height) / MOST);
   const [width, height] = [grey.width, grey.height].map((length) => Math.max(over(length, side), 1));
   const [across, down] = [Math.min(side, grey.width), Math.min(side, grey.height)];
-  return made(width, height, (i) => {
-    const first = over(i, width) * down * grey.width + (i % width) * across;
-    let sum = 0;
-    for (let y = 0; y < down; y++) {
-      for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
+  const means = blank(width, height);
+  const [count, half] = [across * down, over(across * down, 2)];
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const first = row * down * grey.width + column * across;
+      let sum = 0;
+      for (let y = 0; y < down; y++) {
+        for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
+      }
+      means.values[row * width + column] = over(sum * UNIT + half, count);
     }
-    return over(sum * UNIT + over(across * down, 2), across * down);
-  });
+  }
+  return means;
 }
 
 // The mean over (2 radius + 1)^2 pixels, rounded down; at the edges over those that there are.
 function blurred(picture, radius) {
+  const sums = new Int32Array(Math.max(picture.width, picture.height) + 1);
   const mean = (line) => {
-    const sums = new Int32Array(line.length + 1);
     for (let i = 0; i < line.length; i++) sums[i + 1] = sums[i] + line[i];
     for (let i = 0; i < line.length; i++) {
       const first = Math.max(i - radius, 0);
@@ -88,21 +95,38 @@ function blurred(picture, radius) {
   return along(1, along(0, picture, mean), mean);
 }
 
-// The maximum of each `length` neighbours in a line, of those that lie whole inside; changes the line.
+// The maximum of each `length` neighbours in a line, of those that lie whole inside; changes the line. Each is that of
+// the end of a block of as many and of the next one's beginning (van Herk, 1992).
+const FROM_BLOCK = new Int32Array(3 * MOST);
+const TO_BLOCK = new Int32Array(3 * MOST);
 function greatest(line, length) {
-  let size = line.length;
-  for (let done = 1; done < length; ) {
-    const step = Math.min(done, length - done);
-    size -= step;
-    for (let i = 0; i < size; i++) if (line[i + step] > line[i]) line[i] = line[i + step];
-    done += step;
+  for (let first = 0; first < line.length; first += length) {
+    const last = Math.min(first + length, line.length) - 1;
+    let most = line[first];
+    for (let i = first; i <= last; i++) {
+      if (line[i] > most) most = line[i];
+      FROM_BLOCK[i] = most;
+    }
+    most = line[last];
+    for (let i = last; i >= first; i--) {
+      if (line[i] > most) most = line[i];
+      TO_BLOCK[i] = most;
+    }
+  }
+  const size = line.length - length + 1;
+  for (let i = 0; i < size; i++) {
+    const ahead = FROM_BLOCK[i + length - 1];
+    line[i] = TO_BLOCK[i] > ahead ? TO_BLOCK[i] : ahead;
   }
   return line.subarray(0, size);
 }
 
+// A line between `count` values of what is outside; the next call takes it back.
+const PADDED = new Int32Array(3 * MOST);
 function padded(line, count, outside) {
-  const wide = new Int32Array(line.length + 2 * count).fill(outside);
-  wide.set(line, count);
+  const wide = PADDED.subarray(0, line.length + 2 * count);
+  for (let i = 0; i < count; i++) wide[i] = wide[count + line.length + i] = outside;
+  for (let i = 0; i < line.length; i++) wide[count + i] = line[i];
   return wide;
 }
 
@@ -112,13 +136,23 @@ function closed(picture, length, outside) {
     for (let i = 0; i < line.length; i++) line[i] = -line[i];
     return line;
   };
+  // What is as outside at a line's ends stays so; and a length beyond what is between them does no more than that.
   const close = (line) => {
-    const wide = greatest(padded(line, length - 1, outside), length);
-    return negative(greatest(negative(wide), length));
+    let first = 0;
+    let last = line.length;
+    while (first < last && line[first] === outside) first++;
+    while (last > first && line[last - 1] === outside) last--;
+    const inner = line.subarray(first, last);
+    const most = Math.min(length, inner.length + 1);
+    const wide = greatest(padded(inner, most - 1, outside), most);
+    inner.set(negative(greatest(negative(wide), most)));
+    return line;
   };
   const keeps = outside === BEYOND || length <= Math.min(picture.width, picture.height);
-  const [down, across] = [0, 1].map((axis) => along(axis, picture, close, keeps).values);
-  return made(picture.width, picture.height, (i) => (down[i] > across[i] ? down[i] : across[i]));
+  const result = along(0, picture, close, keeps);
+  const across = along(1, picture, close, keeps).values;
+  for (let i = 0; i < across.length; i++) if (across[i] > result.values[i]) result.values[i] = across[i];
+  return result;
 }
 
 // The maximum over (2 radius + 1)^2 pixels, with 0 beyond the picture.
@@ -200,6 +234,12 @@ function flatBorder({ values, width, height }) {
   return near.length * 10 >= 9 * edge.length ? middle : null;
 }
 
+function multiplied(factor, { values, width, height }) {
+  const result = blank(width, height);
+  for (let i = 0; i < values.length; i++) result.values[i] = factor * values[i];
+  return result;
+}
+
 // The digit's ink in its box, from 0 to 255, of a picture of greys; null where no digit is seen.
 function inkOf(grey) {
   const values = shrunk(grey);
@@ -207,8 +247,7 @@ function inkOf(grey) {
   const border = flatBorder(smooth);
   let best = null;
   for (const sign of [1, -1]) { // dark on light, light on dark
-    const signed = ({ values, width, height }) => ({ values: values.map((value) => sign * value), width, height });
-    const found = candidate(signed(values), signed(smooth), border === null ? null : sign * border);
+    const found = candidate(multiplied(sign, values), multiplied(sign, smooth), border === null ? null : sign * border);
     if (found !== null && (best === null || found.contrast > best.contrast)) best = found;
   }
   return best && best.ink;
@@ -223,50 +262,82 @@ function ranked(values, rank) {
   return value;
 }
 
+// Of what differs from the paper by `value`. A shadow dims paper and ink alike: what counts is their ratio. Light ink,
+// whose values are negative, adds light.
+function share(value, paper) {
+  return value && over(value * FULL, (paper > 0 ? paper : 255 * UNIT) + 16 * UNIT);
+}
+
+// The shares, of the paper, by which values lie below it.
+function below(paper, { values, width, height }) {
+  const result = blank(width, height);
+  for (let i = 0; i < values.length; i++) result.values[i] = share(paper.values[i] - values[i], paper.values[i]);
+  return result;
+}
+
 // How far a digit's dark ink stands out from what is around it, and that ink as `inkOf` returns it.
 function candidate(values, smooth, border) {
   const { width, height } = values;
   const side = Math.max(width, height);
-  const picture = (at) => made(width, height, at);
-  const paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border).values;
-  // A shadow dims paper and ink alike: what counts is their ratio. Light ink, whose values are negative, adds light.
-  const share = (value, i) => value && over(value * FULL, (paper[i] > 0 ? paper[i] : 255 * UNIT) + 16 * UNIT);
-  const rise = picture((i) => share(paper[i] - smooth.values[i], i));
+  let paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border);
+  let rise = below(paper, smooth);
   const noise = ranked(rise.values, over(rise.values.length, 2));
-  const mask = picture((i) => rise.values[i] > 3 * noise + 96);
+  const mask = blank(width, height);
+  for (let i = 0; i < mask.values.length; i++) mask.values[i] = rise.values[i] > 3 * noise + 96 ? 1 : 0;
   // Faint lines hang on to a digit only by what is far below its own ink.
   const all = partsOf(mask, rise);
-  const { labels, parts } = partsOf(
-    picture((i) => mask.values[i] && rise.values[i] * 5 > 2 * all.parts[all.labels[i] - 1].peak),
-    rise,
-  );
+  if (!all.parts.length) return null;
+  for (let i = 0; i < mask.values.length; i++) {
+    if (mask.values[i] && rise.values[i] * 5 <= 2 * all.parts[all.labels[i] - 1].peak) mask.values[i] = 0;
+  }
+  const { labels, parts } = partsOf(mask, rise);
   const chosen = digitOf(parts, side, border !== null);
   if (chosen === null) return null;
-  const core = picture((i) => labels[i] && chosen.has(parts[labels[i] - 1]));
-  const [left, top, right, bottom] = boxOf(core);
+  const everywhere = blank(width, height);
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] && chosen.has(parts[labels[i] - 1])) everywhere.values[i] = 1;
+  }
+  const [left, top, right, bottom] = boxOf(everywhere);
   const size = Math.max(right - left, bottom - top);
   const skirt = Math.ceil(size / 20);
+  // From here on only what is near the digit counts.
+  const far = 3 * skirt;
+  const near = [left - far, top - far, right + far, bottom + far].map((at, k) =>
+    Math.min(Math.max(at, 0), k % 2 ? height : width),
+  );
+  const mean = cut(blurred(smooth, over(side, 4)), near, 0);
+  const core = cut(everywhere, near, 0);
+  [values, smooth, paper, rise] = [values, smooth, paper, rise].map((picture) => cut(picture, near, 0));
   const grown = dilated(core, skirt);
-  const fine = blurred(picture((i) => share(paper[i] - values.values[i], i)), over(size, 60));
-  const ink = picture((i) => Math.max(fine.values[i], 0) * grown.values[i]);
-  const levels = ink.values.filter((_, i) => core.values[i]);
+  const wide = dilated(core, far);
+  const ink = blurred(below(paper, values), over(size, 60));
+  const levels = new Int32Array(total(core.values));
+  let [seen, around, ring, contrast] = [0, 0, 0, 0];
+  for (let i = 0; i < ink.values.length; i++) {
+    if (ink.values[i] < 0 || !grown.values[i]) ink.values[i] = 0;
+    if (core.values[i]) {
+      levels[seen++] = ink.values[i];
+      const deviation = share(Math.max(mean.values[i] - smooth.values[i], 0), paper.values[i]);
+      contrast += Math.min(rise.values[i], deviation);
+    } else if (wide.values[i] && !grown.values[i]) {
+      around += rise.values[i];
+      ring += 1;
+    }
+  }
   const level = Math.max(ranked(levels, over((levels.length - 1) * 98, 100)), 1);
-  const wide = dilated(core, 3 * skirt);
-  const ring = rise.values.filter((_, i) => wide.values[i] && !grown.values[i]);
-  const around = over(total(ring), Math.max(ring.length, 1));
-  const mean = blurred(smooth, over(side, 4));
-  const deviation = (i) => share(Math.max(mean.values[i] - smooth.values[i], 0), i);
-  const standing = picture((i) => core.values[i] && Math.min(rise.values[i], deviation(i)));
-  const contrast = over(total(standing.values), levels.length);
+  around = over(around, Math.max(ring, 1));
+  contrast = over(contrast, levels.length);
   if (level < 10 * around || contrast * 10 < 3 * level) return null;
-  const scaled = picture((i) => Math.min(over(ink.values[i] * 255, level), 255));
-  const seen = picture((i) => (scaled.values[i] < 26 ? 0 : scaled.values[i]));
-  const box = boxOf(seen);
+  for (let i = 0; i < ink.values.length; i++) {
+    const scaled = ink.values[i] && Math.min(over(ink.values[i] * 255, level), 255);
+    ink.values[i] = scaled < 26 ? 0 : scaled;
+  }
+  const box = boxOf(ink);
   if (box === null) return null;
   // Strokes of a thin pen grow to a ninth of the digit, nearly as wide as MNIST's.
   const penWidth = over(2 * levels.length, total([...chosen].map((part) => part.outline)));
   const grow = Math.max(over(over(size, 9) - penWidth + 1, 2), 0);
-  return { contrast, ink: dilated(cut(seen, box, grow), grow) };
+  return { contrast, ink: dilated(cut(ink, box, grow), grow) };
 }
 
 // Which parts are the digit's, a set of them; null where none is. A stroke is twice as many pixels as there are at its
@@ -302,19 +373,25 @@ function digitOf(parts, side, flat) {
 
 // Of what is not 0: its first column and row, and those behind its last; null where there is none.
 function boxOf({ values, width, height }) {
-  let [left, top, right, bottom] = [width, height, 0, 0];
+  let left = width;
+  let top = height;
+  let right = 0;
+  let bottom = 0;
   for (let i = 0; i < values.length; i++) {
     if (values[i] === 0) continue;
-    const [x, y] = [i % width, over(i, width)];
-    [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
-    [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
+    const x = i % width;
+    const y = over(i, width);
+    left = Math.min(left, x);
+    right = Math.max(right, x + 1);
+    top = Math.min(top, y);
+    bottom = Math.max(bottom, y + 1);
   }
   return left < right ? [left, top, right, bottom] : null;
 }
 
 // The part of a picture that is in a box, in a margin of zeros.
 function cut({ values, width }, [left, top, right, bottom], margin) {
-  const result = made(right - left + 2 * margin, bottom - top + 2 * margin, () => 0);
+  const result = blank(right - left + 2 * margin, bottom - top + 2 * margin);
   for (let y = top; y < bottom; y++) {
     const row = values.subarray(y * width + left, y * width + right);
     result.values.set(row, (y - top + margin) * result.width + margin);

@@ -15,9 +15,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.runtime.files import replace
@@ -40,24 +38,29 @@ class _After:
         return now
 
 
-class _Writer(SummaryWriter):
+def _writer(folder: str, **settings: Any) -> Any:
     """TensorBoard's, whose new file's name comes after those of the folder's others, as its points do.
 
     TensorBoard reads files in the order of their names: the second, which a clock may be set back by, then the number
     of the process, as text.
     """
+    from tensorboard.summary.writer import event_file_writer
+    from torch.utils.tensorboard import SummaryWriter
 
-    # Private: it opens a file at first, and once more when something is written after a training has closed it.
-    def _get_file_writer(self) -> Any:
-        if self.file_writer is not None:
-            return self.file_writer
-        names = (file.name.split(".") for file in event_files(Path(self.log_dir)))
-        stamps = [int(parts[3]) for parts in names if parts[3].isdecimal()]
-        before, event_file_writer.time = event_file_writer.time, _After(max(stamps, default=-1))
-        try:
-            return super()._get_file_writer()  # type: ignore[no-untyped-call]
-        finally:
-            event_file_writer.time = before
+    class Writer(SummaryWriter):
+        # Private: it opens a file at first, and once more when something is written after a training has closed it.
+        def _get_file_writer(self) -> Any:
+            if self.file_writer is not None:
+                return self.file_writer
+            names = (file.name.split(".") for file in event_files(Path(self.log_dir)))
+            stamps = [int(parts[3]) for parts in names if parts[3].isdecimal()]
+            before, event_file_writer.time = event_file_writer.time, _After(max(stamps, default=-1))
+            try:
+                return super()._get_file_writer()  # type: ignore[no-untyped-call]
+            finally:
+                event_file_writer.time = before
+
+    return Writer(folder, **settings)
 
 
 class StepLogger(TensorBoardLogger):
@@ -67,7 +70,7 @@ class StepLogger(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            self._experiment = _Writer(self.log_dir, **self._kwargs)
+            self._experiment = _writer(self.log_dir, **self._kwargs)
         return self._experiment
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from logreg_lightning.errors import InputError
+from logreg_lightning.runtime.files import LOCK
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -61,10 +62,13 @@ NO_PICTURES = frozenset(
 )
 """Suffixes, in any case, of files that nobody would take for pictures."""
 
+MARKS = (LOCK, "hparams.yaml")
+"""A folder that this project writes has the first from its first moment; a run of a stock Trainer has the second."""
+
 HIDDEN, LEFT, OWN, BY_NAME, CIRCLE, BROKEN, EMPTY, OUTSIDE = (
     "hidden",
     "left by other programs",
-    "runs of this project",
+    "folders that this project wrote",
     "no pictures by their names",
     "links in a circle",
     "links, pipes and devices that are no files",
@@ -205,7 +209,7 @@ class _Reader:
                 if real in above:
                     self._leave_out(CIRCLE, inside)
                     continue
-                if os.path.isfile(inside / "hparams.yaml"):  # noqa: PTH113, is_file fails where nothing may be seen
+                if any(os.path.isfile(inside / mark) for mark in MARKS):  # noqa: PTH113, is_file fails on what is hidden
                     self._leave_out(OWN, inside)
                     continue
                 deeper = self._walk(inside, (*above, real))

@@ -165,6 +165,14 @@ def _figure(title: str, width: float = 5, height: float = 4) -> Drawing:
     return figure
 
 
+def _name_below(axes: Axes, names: Sequence[str], **style: Any) -> None:
+    """Writes a name below each place from 0 on, aslant where one is long."""
+    is_long = max(map(len, names)) > 3
+    axes.set_xticks(
+        range(len(names)), names, rotation=45 if is_long else 0, ha="right" if is_long else "center", **style
+    )
+
+
 def _tiles(
     axes: Axes,
     images: Tensor,
@@ -211,20 +219,15 @@ def confusion_matrix(probabilities: Tensor, targets: Tensor, names: tuple[str, .
     drawn = axes.imshow(counts.numpy(), cmap="Blues")
     shown = labels(names)
     ticks = [shown[label] for label in classes]
-    size = 10 if len(classes) <= 10 else 7
-    long = max(map(len, ticks)) > 3
-    axes.set_xticks(
-        range(len(classes)), ticks, fontsize=size, rotation=45 if long else 0, ha="right" if long else "center"
-    )
-    axes.set_yticks(range(len(classes)), ticks, fontsize=size)
+    tick_size, count_size = (10, 8) if len(classes) <= 10 else (7, 6)
+    _name_below(axes, ticks, fontsize=tick_size)
+    axes.set_yticks(range(len(classes)), ticks, fontsize=tick_size)
     axes.set_xlabel("Predicted class", fontsize=10)
     axes.set_ylabel("True class", fontsize=10)
     dark = counts.max() / 2
     for (row, column), count in np.ndenumerate(counts.numpy()):
         color = "white" if count > dark else "black"
-        axes.text(
-            column, row, str(count), ha="center", va="center", color=color, fontsize=8 if len(classes) <= 10 else 6
-        )
+        axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=count_size)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="images")
     return figure
 
@@ -285,11 +288,9 @@ def precision_recall_curve(probabilities: Tensor, of_truth: Tensor) -> tuple[lis
     """
 
     def reaching(values: Tensor) -> Tensor:
-        inside = torch.zeros(len(THRESHOLDS) + 1, dtype=torch.int64)
-        for part in torch.split(
-            values, 1000
-        ):  # of many classes, one by one: what is made of all takes twice their memory
-            inside += torch.bucketize(part, THRESHOLDS, right=True).flatten().bincount(minlength=len(inside))
+        # In parts: of many classes, what is made of all values at once takes twice their memory.
+        parts = (torch.bucketize(part, THRESHOLDS, right=True).flatten() for part in torch.split(values, 1000))
+        inside = torch.stack([part.bincount(minlength=len(THRESHOLDS) + 1) for part in parts]).sum(0)
         return inside.flip(0).cumsum(0).flip(0)[1:].double()
 
     found, right = reaching(probabilities), reaching(of_truth)
@@ -327,10 +328,8 @@ def class_counts(data: ImageDataModule) -> Figure:
     figure = _figure(f"Training images: {int(counts.sum()):,}", 5, 3.6)
     axes = figure.add_axes((0.17, 0.2, 0.8, 0.69))
     if len(names) <= MOST_CLASSES:
-        ticks = labels(names)
         bars = axes.bar(range(len(names)), counts.tolist())
-        long = max(map(len, ticks)) > 3
-        axes.set_xticks(range(len(names)), ticks, rotation=45 if long else 0, ha="right" if long else "center")
+        _name_below(axes, labels(names))
         axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
         axes.set_xlabel("class")
     else:

@@ -81,3 +81,11 @@ def test_the_confusion_matrix_counts_and_names() -> None:
     counts = [int(text.get_text()) for text in figure.axes[0].texts]
     assert sorted(counts) == sorted([1, 0, 1, 1, 1, 0, 0, 0, 2])
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(("last", "angle", "side"), [("z", 0, "center"), ("zebra", 45, "right")])
+def test_long_names_below_a_figure_are_aslant(last: str, angle: int, side: str) -> None:
+    figure = figures.confusion_matrix(torch.eye(3), torch.arange(3), ("x", "y", last), "test")
+    below = figure.axes[0].get_xticklabels()
+    assert [text.get_text() for text in below] == ["x", "y", last]
+    assert {(text.get_rotation(), text.get_horizontalalignment()) for text in below} == {(angle, side)}

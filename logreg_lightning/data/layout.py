@@ -146,6 +146,7 @@ class _Reader:
         self.folder, self.known = folder, known
         self.left_out: dict[str, list[Path]] = {}
         self.notes: list[str] = []
+        self.counted: set[Path] = set()  # files that a note says are left out
 
     def read(self) -> Layout:
         top = self._walk(self.folder, (os.path.realpath(self.folder),))
@@ -157,6 +158,8 @@ class _Reader:
         if not splits:
             splits = {"test" if self.known is not None else "train": self._classes(base)}
             has_test = self.known is not None
+        used = {file for of_split in splits.values() for inside in of_split.values() for file in inside.all_files()}
+        self._leave_out(OUTSIDE, *(file for file in top.all_files() if file not in used | self.counted))
         if self.known is not None:
             trained = splits.pop("train", {})  # another model's
             splits.setdefault("test", trained)
@@ -232,24 +235,21 @@ class _Reader:
             only = folder.folders[0]
             if self.known is not None and only.name in self.known:
                 break
-            self._leave_out(OUTSIDE, *folder.files)
             folder = only
         return folder
 
     def _classes(self, folder: Folder) -> dict[str, Folder]:
-        self._leave_out(OUTSIDE, *folder.files)
         return {inside.name: inside for inside in folder.folders}
 
     def _splits(self, base: Folder) -> dict[str, dict[str, Folder]]:
         """Of each split the classes' folders; empty where the folders are classes."""
         named = [(SPLITS.get(inside.name.casefold()), inside) for inside in base.folders]
+        if not any(split for split, _ in named):
+            named = self._half_named(base)
         others = [inside for split, inside in named if split is None]
         by_name = [(split, inside) for split, inside in named if split is not None]
         if not by_name:
-            by_name = self._half_named(base)
-            if not by_name:
-                return {}
-            others = []
+            return {}
         labelled = [(split, self._inner(inside)) for split, inside in by_name if inside.folders]
         flat = [inside for _, inside in by_name if not inside.folders]
         if not labelled and others:
@@ -279,15 +279,12 @@ class _Reader:
                 flat.append(inside)
                 continue
             found[split] = self._classes(inside)
-        self._leave_out(OUTSIDE, *base.files)
-        if flat:
-            count = sum(1 for inside in flat for _ in inside.all_files())
-            self.notes.append(
-                f"{count:,} pictures in {_listed(flat)} have no labels, so they are left out; predict.py takes them"
-            )
-        if others:
-            count = sum(1 for inside in others for _ in inside.all_files())
-            self.notes.append(f"{count:,} files in {_listed(others)} are left out: that is no split's name")
+        self._count(flat, "pictures in {} have no labels, so they are left out; predict.py takes them")
+        self._count(
+            others,
+            "files in {} are left out: that is no split's name; rename a split's folder to train, val or test, and "
+            "move a class's into those",
+        )
         if "test" not in found and "val" in found:
             found["test"], sources["test"] = found.pop("val"), sources.pop("val")
         parts = [
@@ -298,9 +295,16 @@ class _Reader:
         self.notes.append(f"by their names: {', '.join(parts)}")
         return found
 
-    def _half_named(self, base: Folder) -> list[tuple[str, Folder]]:
-        """Folders such as seg_train and seg_test, where all of them are like that and hold folders of classes."""
-        halves = []
+    def _count(self, folders: Sequence[Folder], note: str) -> None:
+        """Notes how many files are left out in these folders, if there are any."""
+        files = [file for folder in folders for file in folder.all_files()]
+        if files:
+            self.counted.update(files)
+            self.notes.append(f"{len(files):,} {note.format(_listed(folders))}")
+
+    def _half_named(self, base: Folder) -> list[tuple[str | None, Folder]]:
+        """All folders, where some are called such as seg_train and seg_test and hold folders of classes."""
+        halves: list[tuple[str | None, Folder]] = []
         for inside in base.folders:
             words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", inside.name)
             splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
@@ -308,11 +312,7 @@ class _Reader:
         splits_named = [(split, inside) for split, inside in halves if split is not None]
         is_clear = len({split for split, _ in splits_named}) == len(splits_named) and len(splits_named) > 1
         if is_clear and "train" in dict(splits_named) and all(self._inner(f).folders for _, f in splits_named):
-            for split, inside in halves:
-                if split is None:
-                    count = sum(1 for _ in inside.all_files())
-                    self.notes.append(f"{count:,} files in {inside.name}/ are left out: that is no split's name")
-            return splits_named
+            return halves
         if splits_named:
             names = _listed([inside for _, inside in splits_named])
             self.notes.append(
@@ -338,7 +338,6 @@ class _Reader:
         if "test" not in found and "val" in found:
             found["test"] = found.pop("val")
         names = sorted({folder.name for _, _, folder in named})
-        self._leave_out(OUTSIDE, *base.files)
         self.notes.append(f"each class has its splits inside: {', '.join(names)}")
         return found
 

@@ -141,3 +141,31 @@ def test_a_models_classes_may_be_missing(workdir: Path) -> None:
     Path("pets/cats/1.png").unlink()
     Path("pets/cats/2023/2.png").unlink()
     assert found(["cats", "dogs", "birds"]) == {"test": SPLITS["test"]}
+
+
+@pytest.mark.parametrize("known", [None, ["cats", "dogs"]])
+@pytest.mark.parametrize(
+    ("more", "outside"),
+    [
+        (["a_train/cover.png"], 1),
+        (["cover.png", "a_train/cover.png", "a_train/a/cover.png", "b_test/cover.png"], 4),
+        (["other/x/1.png", "{odd}/1.png"], 0),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_counted_once(
+    workdir: Path, more: list[str], outside: int, known: list[str] | None
+) -> None:
+    classes_in("a_train/a", "b_test")
+    touch(*more)
+    result = layout(Path("pets"), known)
+    assert [path.name for path in result.left_out.get("outside the classes' folders", [])] == ["cover.png"] * outside
+    assert len(result.files) == (4 if known is None else 2)
+    left_out = [note for note in result.notes if "left out" in note]
+    assert [note.split(" are ")[0] for note in left_out] == ([] if outside else ["2 files in other/ and {odd}/"])
+    assert all("rename" in note and "move" in note for note in left_out)
+
+
+def test_what_is_learnt_is_not_left_out(workdir: Path) -> None:
+    touch("a_train/w/cats/1.png", "a_train/2.png", "b_test/3.png")
+    assert found() == {"train": {"a_train:1.png", "a_train:2.png", "b_test:3.png"}}
+    assert read().left_out == {}

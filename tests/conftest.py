@@ -104,7 +104,7 @@ def not_on_windows(reason: str) -> pytest.MarkDecorator:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=6, help="how many processes test_kills.py kills")
+    parser.addoption("--kills", type=int, default=3, help="how many processes test_kills.py kills")
     parser.addoption(
         "--kill-seed", type=int, default=random.randrange(10**6), help="the moments at which it kills them"
     )

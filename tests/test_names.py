@@ -130,7 +130,8 @@ def test_an_output_that_cannot_show_it(workdir: Path, encoding: str) -> None:
     words = ("--data.dataset=猫", "--data.image_size=8", "--max_steps=20", "--pictures=false")
     printed = run_script("fit", *words, **environment)
     assert ("猫" if encoding == "utf-8" else "\\u732b") in printed
-    for script, *more in (["evaluate"], ["predict", "猫"], ["predict", "猫", "--format=csv"], ["export", "猫.html"]):
+    every = (["evaluate"], ["predict", "猫"], ["predict", "猫", "--format=csv"], ["export", "猫.html"])
+    for script, *more in every if encoding == "ascii" else every[2:3]:
         printed = run_script(script, "last", *more, **environment)
         assert "猫" in printed or "\\u732b" in printed
 

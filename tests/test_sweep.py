@@ -382,7 +382,7 @@ def test_a_kill_leaves_no_trace(workdir: Path, monkeypatch: Patch, moment: str) 
 @pytest.mark.slow
 def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(sweeps, "SAVE_EVERY", 100)
-    monkeypatch.setattr(sweeps, "GROUP", 2 * 8 * 7840)  # four groups
+    monkeypatch.setattr(sweeps, "GROUP", 4 * 8 * 7840)  # two groups
     expected = outcome(main(*KILLED))
     for deaths in itertools.count():
         finished = False
@@ -392,7 +392,7 @@ def test_death_after_any_save_leaves_no_trace(workdir: Path, monkeypatch: Patch)
         if finished:
             break
         assert outcome(main("--resume=last")) == expected, f"died at save {deaths + 1}"
-    assert deaths >= 4 * 4  # at least three saves and that of the results, of each group
+    assert deaths >= 2 * 4  # at least three saves and that of the results, of each group
 
 
 @pytest.mark.slow

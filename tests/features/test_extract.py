@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
@@ -24,7 +23,6 @@ import pytest
 import torch
 from conftest import (
     COLORS,
-    SCRIPTS,
     Capsys,
     Patch,
     curves,
@@ -796,7 +794,9 @@ def test_processes_share_the_work_and_write_what_one_writes(workdir: Path) -> No
             counts = pool.starmap(extract_alone, [(str(workdir), manager.Barrier(3))] * 3, chunksize=1)
             assert stored(only_cache()).read_bytes() == expected
             assert 400 <= sum(counts) < 2 * 400, counts
-            shared |= max(counts) < 400
+            shared = max(counts) < 400
+            if shared:
+                break
         assert shared
     rows = torch.from_numpy(np.load(stored(only_cache())))
     torch.testing.assert_close(rows, expected_of_files(files()), **NEAR)
@@ -957,8 +957,6 @@ def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: Caps
     one = fit(*flags)
     assert capsys.readouterr().out.count("Computing the features") == 1
     cached = stored(only_cache()).read_bytes()
-    said = run_script("fit", *flags, "--pictures=false")
-    assert "Computing the features" not in said and outcome(newest()) == outcome(one)  # the key is that of any process
     shutil.rmtree(ROOT / "features")
     said = run_script("fit", *flags, "--pictures=false", "--devices=2")
     two = newest()
@@ -968,8 +966,3 @@ def test_two_processes_extract_and_train_as_one_does(workdir: Path, capsys: Caps
     assert_trained_alike(weights[1], weights[0], results[0]["steps"])
     assert [result["devices"] for result in results] == [1, 2]
     assert results[0]["test/accuracy"] == results[1]["test/accuracy"] == 1.0
-
-    shutil.rmtree(ROOT / "features")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(SCRIPTS / "fit.py"), *flags]
-    subprocess.run([*torchrun, "--devices=2", "--pictures=false"], capture_output=True, check=True)
-    assert stored(only_cache()).read_bytes() == cached

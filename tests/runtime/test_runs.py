@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import math
 import re
@@ -220,16 +221,14 @@ ODD: list[Any] = [None, True, "much", [1], {"a": 1}, -1, 1e300, math.nan, "2026-
 @pytest.mark.slow
 def test_settings_of_odd_types_get_one_sentence(run: Path, capsys: Capsys) -> None:
     config = config_of(run)
-    for name in runs.flat(config):
-        for value in ODD:
-            edited(run, name, value)
-            for resume in (
-                lambda: main(["--resume=last"]),
-                lambda: logreg_lightning.fit("mnist", resume="last", max_epochs=2),
-            ):
-                with contextlib.suppress(InputError, SystemExit):
-                    resume()
-            assert "Traceback" not in capsys.readouterr().err
+    for name, (number, value) in itertools.product(runs.flat(config), enumerate(ODD)):
+        edited(run, name, value)
+        with contextlib.suppress(InputError, SystemExit):
+            if number % 2:
+                main(["--resume=last"])
+            else:
+                logreg_lightning.fit("mnist", resume="last", max_epochs=2)
+        assert "Traceback" not in capsys.readouterr().err
     (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 

@@ -30,6 +30,9 @@ from logreg_lightning.runtime.plan import Plan
 from logreg_lightning.training import initialize
 from logreg_lightning.training.hyperparameters import check_whole
 
+VAL_SHARE = 0.1
+"""Of the training images, what is held out by default."""
+
 LONGEST_NOTE = 500
 """Characters of a sentence about the data at most: one that names thousands of classes is cut."""
 
@@ -50,7 +53,8 @@ class ImageDataModule(L.LightningDataModule):
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
             images, from 8 to 200.
-        val_size: Images held out of the training set for validation: a share below 1, a number from 1 on.
+        val_size: Images held out of the training set for validation: a share below 1, a number from 1 on; auto is a
+            tenth, and none where that is less than an image a class, for each is then worth more in training.
             0 trains on all of them and watches the test set instead, as the tutorial does. Of a folder of pictures or
             of features, the same share of each class is held out.
         val_seed: Seed of that split; the training seed does not affect it.
@@ -73,7 +77,7 @@ class ImageDataModule(L.LightningDataModule):
         dataset: str | Path = "auto",
         root: str | Path = "data",
         batch_size: int | Literal["auto"] = "auto",
-        val_size: float = 0.1,
+        val_size: float | Literal["auto"] = "auto",
         val_seed: int = 0,
         steps_per_execution: int = 50,
         image_size: int | Literal["auto"] = "auto",
@@ -100,8 +104,10 @@ class ImageDataModule(L.LightningDataModule):
             ("val_seed", val_seed, 0, 2**63 - 1),
         ):
             check_whole(setting, value, least, most)
-        if not (math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))):
-            raise InputError(f"`val_size` must be a share below 1 or a whole number of images, not {val_size}")
+        if val_size != "auto" and not (
+            math.isfinite(val_size) and val_size >= 0 and (val_size < 1 or val_size == int(val_size))
+        ):
+            raise InputError(f"`val_size` must be auto, a share below 1 or a whole number of images, not {val_size}")
         name = spelt(name, ("auto", *NAMES))
         if isinstance(dataset, Path) and name in ("auto", *NAMES):  # a folder that is called so
             name = f".{os.sep}{dataset}"
@@ -109,8 +115,9 @@ class ImageDataModule(L.LightningDataModule):
         features = spelt(features, (Pixels.name, EMBEDDED))
         self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)
-        self.val_size, self.val_seed = val_size, val_seed
-        self.batch_size: Any = batch_size  # auto becomes a number in `setup`
+        self.val_size: Any = val_size  # auto becomes a number in `setup`
+        self.val_seed, self.has_few_images = val_seed, False
+        self.batch_size: Any = batch_size
         self.steps_per_execution = steps_per_execution
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features
@@ -165,6 +172,9 @@ class ImageDataModule(L.LightningDataModule):
         if data.val_indices is not None:
             is_val = torch.isin(indices, data.val_indices)
         elif self.known is None:
+            if self.val_size == "auto":
+                self.has_few_images = len(indices) * VAL_SHARE < len(data.classes)
+                self.val_size = 0 if self.has_few_images else VAL_SHARE
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")
@@ -177,8 +187,8 @@ class ImageDataModule(L.LightningDataModule):
                 is_val[order[:num_val]] = True
         self.val_indices, self.train_indices = indices[is_val], indices[~is_val]
         if self.batch_size == "auto":
-            self.batch_size = initialize.batch_size(len(self.train_indices))
-        initialize.settle(self, batch_size=self.batch_size)
+            self.batch_size = initialize.batch_size(len(self.train_indices), len(data.classes))
+        initialize.settle(self, batch_size=self.batch_size, val_size=self.val_size)
         self._loaded, self._copies = data, None
 
     @property
@@ -207,6 +217,8 @@ class ImageDataModule(L.LightningDataModule):
             if not self.validates_on_test
             else "no validation images: the test set is watched during training, so it is not unseen"
         )
+        if self.has_few_images:
+            val = f"{val} (a tenth of so few is less than an image a class; --data.val_size {VAL_SHARE} holds some out)"
         counts = f"{len(self.train_indices):,} training, {self.data.num_test:,} test, {val}"
         name = self.dataset if self.features == "pixels" else f"{self.dataset}, features of {self.features}"
         all_notes = (*self.data.notes, *self.copies.notes)

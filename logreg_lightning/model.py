@@ -57,8 +57,8 @@ class LogisticRegression(ImageClassifier):
             deviation there; the first weights are then 0.
         class_weight: balanced weighs each image by how rare its class is among the training images, as in scikit-learn;
             losses are then weighted means.
-        calibrate: Divide logits by a temperature, 1 or more, where that makes the validation loss smaller: few images
-            make a model too sure. It changes no predicted class.
+        calibrate: Divide logits by the temperature that makes the validation loss smallest: few images make a model too
+            sure, a strong penalty not sure enough. It changes no predicted class.
         image_shape: Channels, height and width; (features,) where there are no images. A square image, grey or in three
             colours, where none is given.
         class_names: A name for each class; their numbers where none are given.

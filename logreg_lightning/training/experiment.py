@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 from packaging.version import Version
 
-from logreg_lightning.datamodule import ImageDataModule
+from logreg_lightning.datamodule import VAL_SHARE, ImageDataModule
 from logreg_lightning.errors import InputError, RunError, Stopped
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.runtime import checkpoints, curves, processes, runs
@@ -129,7 +129,10 @@ class Experiment:
                         state["global_step"] = int(state["global_step"])
             config = settings_of(self.data, self._given, self._settings_of_model)
             self.settings = as_started(config, self.started)
-            self.data.dataset, self.data.batch_size = (self.settings["data"][k] for k in ("dataset", "batch_size"))
+            for name in ("dataset", "batch_size", "val_size"):
+                setattr(self.data, name, self.settings["data"][name])
+            if self.kind == "sweep" and self.data.val_size == "auto":
+                self.data.val_size = VAL_SHARE  # by which it chooses
             if self.folder is not None:
                 runs.check_config(self.folder, self.started, self.settings, self._may_change)
             rank = processes.rank()
@@ -154,7 +157,7 @@ class Experiment:
         data.trainer = self.machine
         data.prepare_data()
         data.setup()
-        settings["data"] |= {"dataset": data.dataset, "batch_size": data.batch_size}
+        settings["data"] |= {name: getattr(data, name) for name in ("dataset", "batch_size", "val_size")}
         self.max_epochs = settings["max_epochs"]
         if self.max_epochs == "auto":
             self.max_epochs = initialize.epochs(data.steps_per_epoch, settings["max_steps"])

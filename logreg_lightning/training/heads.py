@@ -161,12 +161,13 @@ class Heads(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         # Before the end nothing needs the temperatures, and each costs a pass over all logits.
         at_the_end = self.trainer.state.fn == "validate"
-        self.begin_validation(metrics.TEMPERATURES if self.calibrates and at_the_end else (1.0,))
+        self.begin_validation(self.calibrates and at_the_end)
 
-    def begin_validation(self, temperatures: Sequence[float]) -> None:
-        """From here on losses are summed, at each of these temperatures."""
-        self.temperatures = temperatures
-        self.totals = torch.zeros(len(temperatures) + 1, len(self.settings), dtype=torch.float64)
+    def begin_validation(self, at_temperatures: bool) -> None:
+        """From here on losses are summed, at each of the temperatures or as they are."""
+        self.at_temperatures = at_temperatures
+        losses = len(metrics.TEMPERATURES) if at_temperatures else 1
+        self.totals = torch.zeros(2 * losses + 1, len(self.settings), dtype=torch.float64)  # weighted, not, hits
         self.count = torch.zeros(2, dtype=torch.float64)  # images, and the sum of their weights
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -175,16 +176,19 @@ class Heads(L.LightningModule):
         for part, truth in zip(torch.split(images, most), torch.split(labels, most), strict=True):
             logits = self.logits(self.features(part)).float()
             index = at_labels(logits, truth)
-            weights = torch.ones_like(truth, dtype=torch.float32)
-            weights = weights if self.class_weights is None else self.class_weights[truth].float()
+            if logits.device.type == "mps":  # which has no float64
+                logits, index, truth = logits.cpu(), index.cpu(), truth.cpu()
+            weights = torch.ones_like(truth, dtype=torch.float64)
+            weights = weights if self.class_weights is None else self.class_weights[truth].to(weights)
             # Equal logits count as the class that comes first, as argmax has it.
             hits = (logits.argmax(1) == truth.unsqueeze(1)).sum(0)
-            losses = [
-                ((logits / t).log_softmax(1).gather(1, index).squeeze(1) * -weights.unsqueeze(1)).cpu().double().sum(0)
-                for t in self.temperatures
-            ]
-            self.totals += torch.stack([*losses, hits.cpu().double()])
-            self.count += torch.tensor([len(truth), float(weights.double().sum())], dtype=torch.float64)
+            if self.at_temperatures:
+                losses = metrics.tempered(logits, index)
+            else:
+                losses = -logits.log_softmax(1).gather(1, index).squeeze(1).double().unsqueeze(0)
+            sums = (losses * weights.unsqueeze(1)).sum(1), losses.sum(1), hits.double().unsqueeze(0)
+            self.totals += torch.cat(sums).cpu()
+            self.count += torch.tensor([len(truth), float(weights.sum())], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
@@ -198,10 +202,14 @@ class Heads(L.LightningModule):
 
     def end_validation(self) -> None:
         """Sets `temperature`, `val_loss` and `val_accuracy` by what was summed."""
-        smallest, chosen = self.totals[:-1].min(0)
-        self.temperature.copy_(torch.tensor(self.temperatures)[chosen])
-        broken = ~smallest.isfinite()
-        self.val_loss = (smallest / self.count[1]).masked_fill(broken, math.nan)
+        weighted, unweighted = self.totals[:-1].chunk(2)
+        chosen = torch.zeros(len(self.settings), dtype=torch.int64)
+        if self.at_temperatures:
+            chosen = metrics.coolest(unweighted)
+            self.temperature.copy_(torch.tensor(metrics.TEMPERATURES)[chosen])
+        loss = weighted.gather(0, chosen.unsqueeze(0)).squeeze(0)
+        broken = ~loss.isfinite()
+        self.val_loss = (loss / self.count[1]).masked_fill(broken, math.nan)
         self.val_accuracy = (self.totals[-1] / self.count[0]).masked_fill(broken, math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

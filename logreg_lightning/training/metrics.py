@@ -10,9 +10,48 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 2.0**23)
-"""What logits may be divided by where they are too sure of themselves. By a power of two no digit is lost; the last one
-makes all classes equally probable, but for their order."""
+SHARPEST, OCTAVES = 64.0, 13
+"""What logits may be multiplied by at most, and how often that is halved."""
+
+INFINITE = 2.0**23
+"""A temperature that makes all classes equally probable, but for their order."""
+
+TEMPERATURES = (
+    *(2 ** (quarter / 4) / SHARPEST * 2**octave for quarter in range(4) for octave in reversed(range(OCTAVES))),
+    INFINITE,
+)
+"""What logits may be divided by where they are too sure or not sure enough of themselves: from 1/64 to 108 in quarters
+of a power of two, and beyond."""
+
+
+def tempered(logits: Tensor, index: Tensor) -> Tensor:
+    """Cross-entropy in nats of logits at each temperature, float64 (temperatures, N) or (temperatures, N, heads).
+
+    The exponentials at half a temperature are those at the whole one, squared.
+
+    Args:
+        logits: (N, classes), or (N, classes, heads).
+        index: int64 (N, 1), or (N, 1, heads): the labels.
+    """
+    below = logits.double()
+    below = below - below.amax(1, keepdim=True)
+    at_label = below.gather(1, index).squeeze(1)
+    losses = []
+    for temperature in TEMPERATURES[: 4 * OCTAVES : OCTAVES]:
+        powers, factor = (below / temperature).exp_(), 1 / temperature
+        for _ in range(OCTAVES):
+            losses.append(powers.sum(1).log_() - factor * at_label)
+            powers, factor = powers.square_(), 2 * factor
+    losses.append((below / INFINITE).logsumexp(1) - at_label / INFINITE)
+    return torch.stack(losses)
+
+
+def coolest(losses: Tensor) -> Tensor:
+    """Which temperature makes the sum of losses, float64 (temperatures, ...), smallest; 1 where none does more."""
+    one = TEMPERATURES.index(1.0)
+    best = losses.argmin(0)
+    gain = losses[one] - losses.amin(0)
+    return best.where(gain > 1e-9 * losses[one].abs(), one)
 
 
 class Metrics(MetricCollection):
@@ -35,29 +74,41 @@ class CrossEntropy(Metric):
 
     With class weights, float (classes,), it is the weighted mean.
 
+    Args:
+        can_calibrate: Whether `calibrates` may be set.
+
     Attributes:
-        calibrates: Whether to divide the logits by the one of the temperatures that makes the loss smallest.
+        calibrates: Whether to divide the logits by the one of the temperatures that makes the loss, not weighted,
+            smallest.
         temperature: That one, once the loss was computed.
     """
 
     total: Tensor
+    unweighted: Tensor
     count: Tensor
 
-    def __init__(self, temperatures: tuple[float, ...] = (1.0,)) -> None:
+    def __init__(self, can_calibrate: bool = False) -> None:
         super().__init__()
-        self.temperatures, self.temperature, self.calibrates = temperatures, 1.0, False
-        self.add_state("total", torch.zeros(len(temperatures), dtype=torch.float64), dist_reduce_fx="sum")
+        self.temperature, self.calibrates = 1.0, False
+        sums = torch.zeros(len(TEMPERATURES) if can_calibrate else 1, dtype=torch.float64)
+        self.add_state("total", sums, dist_reduce_fx="sum")
+        self.add_state("unweighted", sums.clone(), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> None:
+        if self.calibrates:
+            losses = tempered(logits, labels.unsqueeze(1))
+        else:
+            losses = F.cross_entropy(logits, labels, reduction="none").double().unsqueeze(0)
+        weights = torch.ones_like(losses[0]) if class_weights is None else class_weights[labels].double()
         # Not in place: a reset under torch.inference_mode leaves states that nothing may change afterwards.
-        losses = [F.cross_entropy(logits / t, labels, class_weights, reduction="none") for t in self.temperatures]
-        self.total = self.total + torch.stack([loss.double().sum() for loss in losses])
-        self.count = self.count + (len(labels) if class_weights is None else class_weights[labels].double().sum())
+        self.unweighted = self.unweighted + losses.sum(1)
+        self.total = self.total + losses @ weights
+        self.count = self.count + weights.sum()
 
     def compute(self) -> Tensor:
-        best = int(self.total.argmin()) if self.calibrates else 0
-        self.temperature = self.temperatures[best]
+        best = coolest(self.unweighted) if self.calibrates else torch.tensor(0)
+        self.temperature = TEMPERATURES[int(best)] if self.calibrates else 1.0
         return self.total[best] / self.count
 
 
@@ -87,10 +138,10 @@ class BalancedAccuracy(Metric):
         return recalls.mean()
 
 
-def val_metrics(num_classes: int, temperatures: tuple[float, ...] = (1.0,)) -> MetricCollection:
+def val_metrics(num_classes: int, can_calibrate: bool = False) -> MetricCollection:
     """Loss and accuracy, prefixed `val/`."""
     accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-    return Metrics({"loss": CrossEntropy(temperatures), "accuracy": accuracy}, prefix="val/", compute_groups=False)
+    return Metrics({"loss": CrossEntropy(can_calibrate), "accuracy": accuracy}, prefix="val/", compute_groups=False)
 
 
 def test_metrics(num_classes: int) -> MetricCollection:

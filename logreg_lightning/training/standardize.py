@@ -19,8 +19,11 @@ CHUNK = 256
 """Images that are looked at together: float32 adds up so many squares of 0 to 255 without rounding."""
 
 FLOOR = 0.3
-"""A feature that varies less than this share of what all values do is scaled as if it varied so much: a pixel that is
+"""A pixel that varies less than this share of what a typical one does is scaled as if it varied so much: one that is
 all but constant in training must not become huge where it is not. A tenth was worse on ten data sets of fourteen."""
+
+ROUNDING = 2
+"""Units in the last place: a feature that varies by no more is constant."""
 
 STANDARDIZED_LINEAR = "standardized_linear"
 """What a linear layer that acts on standardised values is called in a state dict.
@@ -100,10 +103,14 @@ def to_floats(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def training_statistics(batches: Iterable[Sequence[Tensor]], num_classes: int) -> TrainingStatistics:
-    """Looks once at each batch of images (N, ...), uint8 or float in [0, 1], and labels (N,).
+def training_statistics(
+    batches: Iterable[Sequence[Tensor]], num_classes: int, are_pixels: bool = True
+) -> TrainingStatistics:
+    """Looks once at each batch of images (N, ...), uint8 or float in [0, 1], or features, and labels (N,).
 
-    Sums are float64, merged batch by batch (Chan, Golub, LeVeque 1983, Algorithms for Computing the Sample Variance).
+    Pixels share a unit, so there is a `FLOOR` below their deviations. Features do not: each is scaled by its own, as
+    scikit-learn's `StandardScaler` does it. Sums are float64, merged batch by batch (Chan, Golub, LeVeque 1983,
+    Algorithms for Computing the Sample Variance).
     """
     count, class_counts = 0, torch.zeros(num_classes, dtype=torch.int64)
     mean = squares = torch.zeros(())  # the sum of squared deviations from the mean
@@ -128,9 +135,13 @@ def training_statistics(batches: Iterable[Sequence[Tensor]], num_classes: int) -
             sample = torch.cat([sample.to(images.dtype).reshape(-1, images.shape[1]), images[near]])[kept]
             sample_labels = torch.cat([sample_labels.to(labels.dtype), labels[near]])[kept]
     variance = squares / count
-    overall = (variance.mean() + mean.var(correction=0)).sqrt()  # of all values together
-    deviation = torch.maximum(variance.sqrt(), FLOOR * overall)
-    scale = torch.where(deviation > 0, 1 / deviation, 1.0)  # all images are equal: nothing to scale
+    deviation = variance.sqrt()
+    constant = torch.zeros_like(mean)
+    if are_pixels:
+        deviation = torch.maximum(deviation, FLOOR * variance.mean().sqrt())
+    elif sample.is_floating_point():
+        constant = ROUNDING * torch.finfo(sample.dtype).eps * mean.abs()
+    scale = torch.where(deviation > constant, 1 / deviation, 1.0)  # what is constant has nothing to scale
     return TrainingStatistics(count, class_counts, mean, scale, sample, sample_labels)
 
 

@@ -45,7 +45,7 @@ class ImageClassifier(Predictor, L.LightningModule):
         self.calibrates = calibrate
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("temperature", torch.ones(()) if calibrate else None)
-        self.val_metrics = metrics.val_metrics(len(class_names), metrics.TEMPERATURES if calibrate else (1.0,))
+        self.val_metrics = metrics.val_metrics(len(class_names), calibrate)
         self.test_metrics = metrics.test_metrics(len(class_names))
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -102,8 +102,9 @@ class Calibration(L.Callback):
     """At each validation of a training chooses the model's temperature, by the loss on validation images.
 
     Logits are divided by it (Guo et al. 2017, On Calibration of Modern Neural Networks,
-    https://arxiv.org/abs/1706.04599): few images make a model too sure of itself. No predicted class changes, and
-    `val/loss` is never above that of guessing. A test set that is watched in place of a validation set chooses nothing.
+    https://arxiv.org/abs/1706.04599): few images make a model too sure of itself, a penalty not sure enough. No
+    predicted class changes, and the loss, not weighted by class, is never above that of guessing. A test set that is
+    watched in place of a validation set chooses nothing.
     """
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -121,7 +121,7 @@ def test_validation_is_that_of_each_alone(monkeypatch: Patch, most: int) -> None
     for model in models:
         model.linear.bias.data[:] = 0
     with torch.no_grad():
-        made.begin_validation(TEMPERATURES)
+        made.begin_validation(at_temperatures=True)
         for x, y in zip(torch.split(images, 10), torch.split(labels, 10), strict=True):
             made.validation_step((x, y), 0)
         made.end_validation()

@@ -41,16 +41,20 @@ def test_a_weighted_loss_is_torchs() -> None:
     assert metric.compute().item() == pytest.approx(F.cross_entropy(logits, labels, weights).item(), **LOSS)
 
 
-@pytest.mark.parametrize(("scale", "temperature"), [(0.3, 1), (1, 1), (2, 2), (4, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("scale", "temperature"), [(0.02, 1 / 53.8), (0.25, 0.25), (1, 1), (1.7, 2**0.75), (8, 8), (75, 64 * 2**0.25)]
+)
 def test_the_temperature_is_the_one_with_the_smallest_loss(scale: float, temperature: float) -> None:
     torch.manual_seed(0)
     logits = 2 * torch.randn(4000, 3)
     labels = torch.multinomial(logits.softmax(1), 1).flatten()  # so that these logits are right, and others too sure
-    metric = CrossEntropy(TEMPERATURES)
+    metric = CrossEntropy(can_calibrate=True)
     metric.calibrates = True
     metric.update(scale * logits, labels)
     losses = [F.cross_entropy(scale * logits / t, labels).item() for t in TEMPERATURES]
-    assert metric.compute().item() == pytest.approx(min(losses), **LOSS) and metric.temperature == temperature
+    assert metric.compute().item() == pytest.approx(min(losses), **LOSS) and metric.temperature == pytest.approx(
+        temperature, rel=1e-3
+    )
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def test_only_a_training_sets_the_temperature_and_each_validation_anew(workdir: 
     assert model.temperature is not None
     model.temperature.fill_(64)
     trainer.fit(model, datamodule=data)
-    assert float(model.temperature) == 1  # these digits are learnt, and in few steps nothing is too sure
+    assert float(model.temperature) < 1  # these digits are learnt, and in few steps nothing is sure enough
     trained = float(trainer.callback_metrics["val/loss"])
     assert trainer.validate(model, data, verbose=False)[0]["val/loss"] == pytest.approx(trained, **LOSS)
     model.temperature.fill_(4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Patch
+from sklearn.preprocessing import StandardScaler
 from tolerance import DOUBLE
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def test_mean_and_scale_are_those_of_all_images_at_once(size: int, floats: bool)
     found = training_statistics(batches(given, labels, size), 5)
     values = images.numpy().reshape(count, -1).astype(np.float64) / 255
     np.testing.assert_allclose(found.mean.numpy(), values.mean(0), rtol=DOUBLE)
-    expected = 1 / np.maximum(values.std(0), 0.3 * values.std())
+    expected = 1 / np.maximum(values.std(0), 0.3 * np.sqrt(values.var(0).mean()))
     # A variance loses the digits that the mean's square has more than it: at most two, with the deviation's floor.
     np.testing.assert_allclose(found.scale.numpy(), expected, rtol=100 * DOUBLE)
     assert found.scale[0] == found.scale[20] == found.scale.max()
@@ -45,6 +46,20 @@ def test_large_means_lose_no_digits() -> None:
     found = training_statistics(batches(values, torch.zeros(5000, dtype=torch.int64), 70), 2)
     # float64 has steps of 1.2e-10 at 1e6.
     np.testing.assert_allclose(1 / found.scale.numpy(), values.numpy().std(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_features_are_scaled_as_scikit_learn_does(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    rows = 10.0 ** rng.uniform(-2, 1, 40) * (rng.normal(size=(500, 40)) + rng.uniform(-20, 20, 40))
+    rows[:, 0], rows[:, 1] = 0.1, 0
+    features = torch.from_numpy(rows).to(dtype)
+    features[:, 2] = 0.1
+    features[::2, 2] *= 1 + torch.finfo(dtype).eps  # a network's sum in another order
+    found = training_statistics(batches(features, torch.zeros(500, dtype=torch.int64), 70), 1, are_pixels=False)
+    scaler = StandardScaler().fit(features.double().numpy())
+    np.testing.assert_allclose(1 / found.scale.numpy()[3:], scaler.scale_[3:], rtol=1e-9)
+    assert found.scale[:3].tolist() == [1, 1, 1]
 
 
 def test_equal_images_are_left_as_they_are() -> None:

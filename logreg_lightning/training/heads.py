@@ -167,7 +167,8 @@ class Heads(L.LightningModule):
         """From here on losses are summed, at each of the temperatures or as they are."""
         self.at_temperatures = at_temperatures
         losses = len(metrics.TEMPERATURES) if at_temperatures else 1
-        self.totals = torch.zeros(2 * losses + 1, len(self.settings), dtype=torch.float64)  # weighted, not, hits
+        self.sums = torch.zeros(3, losses, len(self.settings), dtype=torch.float64)  # as `metrics.tempered` has them
+        self.hits = torch.zeros(len(self.settings), dtype=torch.float64)
         self.count = torch.zeros(2, dtype=torch.float64)  # images, and the sum of their weights
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
@@ -183,18 +184,18 @@ class Heads(L.LightningModule):
             # Equal logits count as the class that comes first, as argmax has it.
             hits = (logits.argmax(1) == truth.unsqueeze(1)).sum(0)
             if self.at_temperatures:
-                losses = metrics.tempered(logits, index)
+                self.sums += metrics.tempered(logits, index, weights).cpu()
             else:
-                losses = -logits.log_softmax(1).gather(1, index).squeeze(1).double().unsqueeze(0)
-            sums = (losses * weights.unsqueeze(1)).sum(1), losses.sum(1), hits.double().unsqueeze(0)
-            self.totals += torch.cat(sums).cpu()
+                self.sums -= (weights @ logits.log_softmax(1).gather(1, index).squeeze(1).double()).cpu()
+            self.hits += hits.cpu()
             self.count += torch.tensor([len(truth), float(weights.sum())], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:
-            both = torch.cat([self.totals.flatten(), self.count]).to(self.device)
-            torch.distributed.all_reduce(both)
-            self.totals, self.count = both[:-2].view_as(self.totals).cpu(), both[-2:].cpu()
+            for sums in (self.sums, self.hits, self.count):
+                on_device = sums.to(self.device)
+                torch.distributed.all_reduce(on_device)
+                sums.copy_(on_device)
         self.end_validation()
         best = winner(self.val_accuracy.tolist(), self.val_loss.tolist()) or 0
         values = {"val/loss": self.val_loss[best].float(), "val/accuracy": self.val_accuracy[best].float()}
@@ -202,15 +203,14 @@ class Heads(L.LightningModule):
 
     def end_validation(self) -> None:
         """Sets `temperature`, `val_loss` and `val_accuracy` by what was summed."""
-        weighted, unweighted = self.totals[:-1].chunk(2)
         chosen = torch.zeros(len(self.settings), dtype=torch.int64)
         if self.at_temperatures:
-            chosen = metrics.coolest(unweighted)
+            chosen = metrics.coolest(self.sums, self.count[0])
             self.temperature.copy_(torch.tensor(metrics.TEMPERATURES)[chosen])
-        loss = weighted.gather(0, chosen.unsqueeze(0)).squeeze(0)
+        loss = self.sums[0].gather(0, chosen.unsqueeze(0)).squeeze(0)
         broken = ~loss.isfinite()
         self.val_loss = (loss / self.count[1]).masked_fill(broken, math.nan)
-        self.val_accuracy = (self.totals[-1] / self.count[0]).masked_fill(broken, math.nan)
+        self.val_accuracy = (self.hits / self.count[0]).masked_fill(broken, math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = checkpoints.FORMAT

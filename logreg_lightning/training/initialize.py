@@ -53,8 +53,8 @@ SHARE = 0.5
 PRIOR_VARIANCE = 10
 """Of a typical image's logits: they are seldom beyond 6, a probability of 0.998."""
 
-RIDGE = 2000
-"""Rows of features, at most, by which their penalty is chosen."""
+RIDGE_VALUES = 2**21
+"""Values of features, about, by which their penalty is chosen."""
 
 VARIANCES = tuple(4.0**power for power in range(-2, 6))
 """What is tried."""
@@ -98,8 +98,10 @@ def prior_variance(features: Tensor, labels: Tensor) -> float:
     Pixels are alike from one data set to the next, features are not: the best variance may be 0.1 or 1000. Each row's
     class is predicted by ridge regression on all other rows (Golub, Heath, Wahba 1979, Generalized Cross-Validation as
     a Method for Choosing a Good Ridge Parameter), for several penalties, and judged by its cross-entropy at the
-    temperature that suits best. A logistic regression is as flexible at a weaker penalty, since a logit counts only
-    where classes are in doubt: on 21 data sets ten times weaker, and more where few rows are in doubt.
+    temperature that suits best; the strongest is taken that is worse than the best by no more than a standard error
+    (Breiman, Friedman, Olshen, Stone 1984, Classification and Regression Trees, section 3.4.3). A logistic regression
+    is as flexible at a weaker penalty, since a logit counts only where classes are in doubt: on 21 data sets, most of
+    them synthetic, ten times weaker, and more where few rows are in doubt.
 
     Args:
         features: float (n, features), standardised.
@@ -115,13 +117,15 @@ def prior_variance(features: Tensor, labels: Tensor) -> float:
         leverage = left.square() @ kept + 1 / len(rows)
         error = (targets - mean - left @ (kept.unsqueeze(1) * projected)) / (1 - leverage).clamp(min=EPS).unsqueeze(1)
         logits = (targets - error) * SHARPEST  # between 0 and 1 a class is told from the others by little
-        of_temperatures = tempered(logits, index).mean(1)
-        losses.append(float(of_temperatures.min()))
-        best = TEMPERATURES[int(of_temperatures.argmin())]
-        doubts.append(1 - float((logits / best).softmax(1).square().sum(1).mean()))
-    best = min(range(len(losses)), key=losses.__getitem__)
-    in_doubt = max(doubts[best], EPS)
-    return rounded(min(1000.0, 10 * VARIANCES[best] * max(1.0, math.sqrt(0.25 / in_doubt))))
+        temperature = TEMPERATURES[int(tempered(logits, index)[1].argmin())]
+        log_probs = (logits / temperature).log_softmax(1)
+        losses.append(-log_probs.gather(1, index).squeeze(1).double())
+        doubts.append(1 - float(log_probs.exp().square().sum(1).mean()))
+    best = min(losses, key=torch.mean)
+    worse = [loss - best for loss in losses]
+    chosen = next(i for i, by in enumerate(worse) if by.mean() <= by.std() / math.sqrt(len(rows)))
+    in_doubt = max(doubts[chosen], EPS)
+    return rounded(min(1000.0, 10 * VARIANCES[chosen] * max(1.0, math.sqrt(0.25 / in_doubt))))
 
 
 def curvature(features: Tensor, weights: Tensor, batch_size: int) -> float:
@@ -197,8 +201,9 @@ class Initializer:
 
     @functools.cached_property
     def weight_decay(self) -> float:
-        labels = self.statistics.sample_labels
-        variance = PRIOR_VARIANCE if self.sees_pixels else prior_variance(self.features[:RIDGE], labels[:RIDGE])
+        rows = max(1000, RIDGE_VALUES // self.features.shape[1])
+        labels = self.statistics.sample_labels[:rows]
+        variance = PRIOR_VARIANCE if self.sees_pixels else prior_variance(self.features[:rows], labels)
         return weight_decay(self.features, self.statistics.count, variance)
 
     @torch.no_grad()

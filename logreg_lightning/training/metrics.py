@@ -24,31 +24,48 @@ TEMPERATURES = (
 of a power of two, and beyond."""
 
 
-def tempered(logits: Tensor, index: Tensor) -> Tensor:
-    """Cross-entropy in nats of logits at each temperature, float64 (temperatures, N) or (temperatures, N, heads).
+def tempered(logits: Tensor, index: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sums of cross-entropies of logits at each temperature, float64 (3, temperatures[, heads]), in nats.
 
-    The exponentials at half a temperature are those at the whole one, squared.
+    The first are weighted, the second are not, the third are those with every class, a mean over the classes. The
+    exponentials at half a temperature are those at the whole one, squared.
 
     Args:
         logits: (N, classes), or (N, classes, heads).
         index: int64 (N, 1), or (N, 1, heads): the labels.
+        weights: float64 (N,).
     """
     below = logits.double()
     below = below - below.amax(1, keepdim=True)
-    at_label = below.gather(1, index).squeeze(1)
-    losses = []
+    at_label, at_all = below.gather(1, index).squeeze(1), below.mean(1)
+    rest = at_label.shape[1:]
+    weights = torch.ones(len(below), dtype=below.dtype, device=below.device) if weights is None else weights
+    sums = []
+
+    def add(log_sums: Tensor, factor: float) -> None:
+        losses = (log_sums - factor * at_label).view(len(below), -1)
+        with_all = (log_sums - factor * at_all).view(len(below), -1)
+        sums.append(torch.stack([weights @ losses, losses.sum(0), with_all.sum(0)]).view(3, *rest))
+
     for temperature in TEMPERATURES[: 4 * OCTAVES : OCTAVES]:
         powers, factor = (below / temperature).exp_(), 1 / temperature
         for _ in range(OCTAVES):
-            losses.append(powers.sum(1).log_() - factor * at_label)
+            add(powers.sum(1).log_(), factor)
             powers, factor = powers.square_(), 2 * factor
-    losses.append((below / INFINITE).logsumexp(1) - at_label / INFINITE)
-    return torch.stack(losses)
+    add((below / INFINITE).logsumexp(1), 1 / INFINITE)
+    return torch.stack(sums, 1)
 
 
-def coolest(losses: Tensor) -> Tensor:
-    """Which temperature makes the sum of losses, float64 (temperatures, ...), smallest; 1 where none does more."""
-    one = TEMPERATURES.index(1.0)
+def coolest(sums: Tensor, images: Tensor) -> Tensor:
+    """Which temperature makes the loss, not weighted, of so many images and one more smallest; 1 where none does more.
+
+    The one more may be of any class: without it, images that are all predicted right would make a model quite sure
+    (Platt 1999, Probabilistic Outputs for Support Vector Machines, section 2.2).
+
+    Args:
+        sums: What `tempered` returns.
+    """
+    one, losses = TEMPERATURES.index(1.0), sums[1] + sums[2] / images
     best = losses.argmin(0)
     gain = losses[one] - losses.amin(0)
     return best.where(gain > 1e-9 * losses[one].abs(), one)
@@ -83,33 +100,30 @@ class CrossEntropy(Metric):
         temperature: That one, once the loss was computed.
     """
 
-    total: Tensor
-    unweighted: Tensor
+    sums: Tensor
     count: Tensor
 
     def __init__(self, can_calibrate: bool = False) -> None:
         super().__init__()
         self.temperature, self.calibrates = 1.0, False
-        sums = torch.zeros(len(TEMPERATURES) if can_calibrate else 1, dtype=torch.float64)
-        self.add_state("total", sums, dist_reduce_fx="sum")
-        self.add_state("unweighted", sums.clone(), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        sums = torch.zeros(3, len(TEMPERATURES) if can_calibrate else 1, dtype=torch.float64)
+        self.add_state("sums", sums, dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")  # of weights, of images
 
     def update(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> None:
+        weights = torch.ones_like(labels).double() if class_weights is None else class_weights[labels].double()
         if self.calibrates:
-            losses = tempered(logits, labels.unsqueeze(1))
+            sums = tempered(logits, labels.unsqueeze(1), weights)
         else:
-            losses = F.cross_entropy(logits, labels, reduction="none").double().unsqueeze(0)
-        weights = torch.ones_like(losses[0]) if class_weights is None else class_weights[labels].double()
+            sums = weights @ F.cross_entropy(logits, labels, reduction="none").double()
         # Not in place: a reset under torch.inference_mode leaves states that nothing may change afterwards.
-        self.unweighted = self.unweighted + losses.sum(1)
-        self.total = self.total + losses @ weights
-        self.count = self.count + weights.sum()
+        self.sums = self.sums + sums
+        self.count = self.count + torch.stack([weights.sum(), torch.ones_like(weights).sum()])
 
     def compute(self) -> Tensor:
-        best = coolest(self.unweighted) if self.calibrates else torch.tensor(0)
-        self.temperature = TEMPERATURES[int(best)] if self.calibrates else 1.0
-        return self.total[best] / self.count
+        best = int(coolest(self.sums, self.count[1])) if self.calibrates else 0
+        self.temperature = TEMPERATURES[best] if self.calibrates else 1.0
+        return self.sums[0, best] / self.count[0]
 
 
 class BalancedAccuracy(Metric):

@@ -8,7 +8,7 @@ A mini-batch of images x, (N, D), and their labels y, (N,), is one step of SGD:
     W.grad = G' x, b.grad = sum of G over N              the chain rule, in place of `loss.backward()`
     optimizer.step()                                     steps 6 and 7, `sgd_steps`
 
-Standardised features (x - m) s need not be computed, `Scaling` says why. A step takes 0.3 ms, Lightning's machinery
+A step takes 0.3 ms, Lightning's machinery
 around it up to 1 ms, so one `training_step` runs several steps; how many changes no bit.
 """
 
@@ -213,9 +213,9 @@ class LogisticRegression(ImageClassifier):
         steps = Steps.of(batch, self.trainer.world_size)
         run_steps, first = Plan.in_training(self.trainer).run_steps, self.global_step
         rates = [self.lr_at(step, run_steps) for step in range(first, first + len(steps.sizes))]
-        log_probs = self.run_steps(steps, rates)
+        found = self.run_steps(steps, rates)
         count_steps(self.trainer, len(rates))
-        return {**batch_sums(log_probs, steps, self.class_weights), "lr": rates[-1]}
+        return {**batch_sums(found, steps, self.class_weights), "lr": rates[-1]}
 
     def lr_at(self, step: int, run_steps: int | None) -> float:
         """The learning rate of optimiser step `step`, counted from 0, in a run of `run_steps`.
@@ -275,17 +275,25 @@ def at_labels(log_probs: Tensor, labels: Tensor) -> Tensor:
     return labels.view(-1, *[1] * (log_probs.ndim - 1)).expand(-1, 1, *log_probs.shape[2:])
 
 
-def batch_sums(log_probs: Tensor, steps: Steps, class_weights: Tensor | None) -> dict[str, Any]:
-    """What the curve of a call's steps is drawn from, of log-probabilities (N, classes) from before each image's step.
+def found_at(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Of log-probabilities (N, classes), float (2, N): those of the labels (N,), and 1 where these are predicted."""
+    picked = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return torch.stack([picked, (log_probs.argmax(1) == labels).to(picked.dtype)])
+
+
+def batch_sums(found: Tensor, steps: Steps, class_weights: Tensor | None) -> dict[str, Any]:
+    """What the curve of a call's steps is drawn from.
+
+    Args:
+        found: float (2, N), what `found_at` returns, each image's from before its step.
 
     Returns:
         losses, hits: float64 (steps,), summed over each mini-batch of this process.
         images: How many each mini-batch has over all processes.
     """
-    losses = -log_probs.gather(1, at_labels(log_probs, steps.labels)).squeeze(1)
+    losses, hits = -found[0], found[1]
     if class_weights is not None:
         losses = losses * class_weights[steps.labels].to(losses.dtype)
-    hits = log_probs.argmax(1) == steps.labels
     if losses.device.type == "mps":  # which has no float64
         losses, hits = losses.cpu(), hits.cpu()
     size = steps.sizes[0]  # of each mini-batch but the last, which may be smaller
@@ -306,30 +314,19 @@ def mini_batches(steps: Steps, rates: Sequence[Any]) -> Iterator[tuple[Tensor, T
 def sgd_steps(
     model: LogisticRegression, optimizer: torch.optim.Optimizer, steps: Steps, rates: Sequence[Any], world_size: int
 ) -> Tensor:
-    """A step for each mini-batch; returns all log-probabilities (N, classes), each from before its step.
+    """A step for each mini-batch; returns what `found_at` does, of all images, each from before its step.
 
-    Nothing in it waits for the device or depends on a value, so on a GPU it can be recorded and replayed.
-
-    Standardisation is folded into the weights, and with it the division of uint8 by 255. Weight decay is added as
-    `torch.optim.SGD` would, which knows no parameter without it but by a group more, which costs time.
+    Nothing in it waits for the device or depends on a value, so on a GPU it can be recorded and replayed. Weight decay
+    is added as `torch.optim.SGD` would, which knows no parameter without it but by a group more, which costs time.
     """
     weight, bias = model.linear.weight, model.linear.bias
-    unit = 1 if steps.images.is_floating_point() else 255
-    scaling = None if model.standardizer is None else model.standardizer.scaling(unit)
     class_weights, weight_decay = model.class_weights, model.weight_decay
     all_log_probs = []
     for images, labels, count, rate in mini_batches(steps, rates):
-        if scaling is None:
-            features = model.features(images)
-            logits = model.linear(features)
-        else:
-            features = images.flatten(1).to(weight.dtype)
-            logits = F.linear(features, *scaling.fold(weight, bias))
-        log_probs = logits.log_softmax(1)
+        features = model.features(images)
+        log_probs = model.linear(features).log_softmax(1)
         grad_logits = gradient(log_probs, labels, count, class_weights)
         weight.grad, bias.grad = (grad_logits.T @ features).to(weight.dtype), grad_logits.sum(0).to(bias.dtype)
-        if scaling is not None:
-            scaling.unfold(weight.grad, bias.grad)
         if world_size > 1:  # DDP would do it in `backward`, which is not called
             torch.distributed.all_reduce(weight.grad)
             torch.distributed.all_reduce(bias.grad)
@@ -338,21 +335,66 @@ def sgd_steps(
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         all_log_probs.append(log_probs)
-    return torch.cat(all_log_probs)
+    return found_at(torch.cat(all_log_probs), steps.labels)
+
+
+def standardized_steps(
+    model: LogisticRegression, optimizer: torch.optim.Optimizer, steps: Steps, rates: Sequence[Any], world_size: int
+) -> Tensor:
+    """What `sgd_steps` does, of a model that standardises, in fewer passes over weights and logits.
+
+    Of many classes these cost as much as the two matrix products: the second adds to the momentum what it makes. It is
+    SGD as `torch.optim.SGD` has it, whose buffers it uses, up to rounding.
+    """
+    assert model.standardizer is not None
+    weight, bias, momentum, class_weights = model.linear.weight, model.linear.bias, model.momentum, model.class_weights
+    mean, scale = model.standardizer.scaling(1 if steps.images.is_floating_point() else 255)
+    shift = -mean * scale
+    weight_momentum, bias_momentum = (
+        optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        if momentum
+        else torch.zeros_like(parameter)
+        for parameter in (weight, bias)
+    )
+    found = []
+    for images, labels, count, rate in mini_batches(steps, rates):
+        features = torch.addcmul(shift, images.flatten(1).to(weight.dtype), scale)
+        log_probs = F.linear(features, weight, bias).log_softmax(1)
+        found.append(found_at(log_probs, labels))
+        grad = log_probs.exp_()
+        grad.scatter_add_(1, labels.unsqueeze(1), grad.new_full((len(labels), 1), -1))
+        if class_weights is not None:
+            grad.mul_(class_weights[labels].to(grad.dtype).unsqueeze(1))
+        grad = grad.to(weight.dtype)
+        if world_size > 1:
+            grad_weight, grad_bias = grad.T @ features, grad.sum(0)
+            torch.distributed.all_reduce(grad_weight)
+            torch.distributed.all_reduce(grad_bias)
+            weight_momentum.mul_(momentum).add_(grad_weight, alpha=1 / count)
+        else:
+            grad_bias = grad.sum(0)
+            weight_momentum.addmm_(grad.T, features, beta=momentum, alpha=1 / count)
+        bias_momentum.mul_(momentum).add_(grad_bias, alpha=1 / count)
+        if model.weight_decay:
+            weight_momentum.add_(weight, alpha=model.weight_decay)
+        weight.data.addcmul_(weight_momentum, rate, value=-1)
+        bias.data.addcmul_(bias_momentum, rate, value=-1)
+    return torch.cat(found, 1)
 
 
 def sgd(
     model: LogisticRegression, optimizer: torch.optim.Optimizer, world_size: int
 ) -> Callable[[Steps, list[float]], Tensor]:
-    """What runs the `sgd_steps` of a call: as one CUDA graph on a GPU, else one after the other.
+    """What runs the steps of a call, `sgd_steps` or `standardized_steps`: as one CUDA graph on a GPU, else one by one.
 
     Make a new one for each training: a graph holds on to the weights and the optimiser that it was recorded with.
     """
     group, on_gpu = optimizer.param_groups[0], model.device.type == "cuda"
+    take_steps = sgd_steps if model.standardizer is None else standardized_steps
 
     def run(sizes: tuple[int, ...], images: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
         steps = Steps(images, labels, list(sizes), list(sizes))
-        return sgd_steps(model, optimizer, steps, rates.unbind(), world_size)
+        return take_steps(model, optimizer, steps, rates.unbind(), world_size)
 
     graph = Graph(run)
 
@@ -361,11 +403,12 @@ def sgd(
         group["fused"] = True if on_gpu else None
         if on_gpu and world_size == 1:  # in a step of several processes their gradients meet, which is not recorded
             on_device = torch.tensor(rates, device=model.device, dtype=torch.float32)  # as the fused kernel reads them
-            log_probs = graph(tuple(steps.sizes), steps.images, steps.labels, on_device)
+            found = graph(tuple(steps.sizes), steps.images, steps.labels, on_device)
         else:
-            log_probs = sgd_steps(model, optimizer, steps, rates, world_size)
+            as_tensors = torch.tensor(rates, device=model.device, dtype=model.linear.weight.dtype).unbind()
+            found = take_steps(model, optimizer, steps, rates if take_steps is sgd_steps else as_tensors, world_size)
         group["lr"] = rates[-1]  # a checkpoint holds a number, not a tensor on a GPU
-        return log_probs
+        return found
 
     return run_steps
 
@@ -403,4 +446,4 @@ def autograd_steps(
         seen: list[Tensor] = []  # a step may evaluate the loss more than once
         optimizer.step(functools.partial(loss_and_gradients, images, labels, count, seen))
         all_log_probs.append(seen[0])
-    return torch.cat(all_log_probs)
+    return found_at(torch.cat(all_log_probs), steps.labels)

@@ -32,9 +32,9 @@ As `linear` it would invite to be put into an `nn.Linear` for pixels; `Classifie
 
 
 class Scaling(NamedTuple):
-    """What a feature is made of: (feature - mean) x scale. It is folded into the weights of what comes next.
+    """What a feature is made of: (feature - mean) x scale.
 
-    ((x - m) s) W' + b = x (W s)' + (b - (W s) m): that takes a pass over the weights in place of one over the images.
+    A trained model has it in its weights: ((x - m) s) W' + b = x (W s)' + (b - (W s) m).
 
     Attributes:
         mean: float (features,).
@@ -49,10 +49,6 @@ class Scaling(NamedTuple):
         weight = weight * self.scale
         shift = (weight * self.mean).sum(1)  # as a matrix product it would depend on the number of threads
         return weight, bias - shift
-
-    def unfold(self, grad_weight: Tensor, grad_bias: Tensor) -> Tensor:
-        """Gradient by the weight, of the gradients by what `fold` makes of it, by the chain rule; in place."""
-        return grad_weight.addr_(grad_bias, self.mean, alpha=-1).mul_(self.scale)
 
 
 class Standardizer(nn.Module):

@@ -104,10 +104,10 @@ def test_only_one_process_alone_on_a_gpu_is_recorded(
     ) -> Tensor:
         kinds = {rate.dtype if isinstance(rate, Tensor) else float for rate in rates}
         seen.append((optimizer.param_groups[0]["fused"], kinds))
-        return torch.zeros(len(steps.images))
+        return torch.zeros(2, len(steps.images))
 
     as_tensor = torch.tensor
-    monkeypatch.setattr("logreg_lightning.model.sgd_steps", note)
+    monkeypatch.setattr("logreg_lightning.model.standardized_steps", note)
     monkeypatch.setattr(torch, "tensor", lambda values, device=None, **more: as_tensor(values, **more))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     run = sgd(model(4, 2), optimizer, world_size)
@@ -120,6 +120,5 @@ def test_only_one_process_alone_on_a_gpu_is_recorded(
             run(steps([2, 2], global_sizes), [0.1, 0.25])
     finally:
         torch.set_default_dtype(default)
-    rates = torch.float32 if fused and world_size == 1 else float
-    assert recorder.replays == replays and seen[0] == (fused, {rates})
+    assert recorder.replays == replays and seen[0] == (fused, {torch.float32})
     assert optimizer.param_groups[0]["lr"] == 0.25

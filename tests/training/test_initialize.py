@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -10,8 +11,9 @@ import pytest
 import torch
 import yaml
 from conftest import ALONE, Capsys, Patch, config_of, fit, ready, results_of, state
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 from tolerance import DOUBLE, EPS
@@ -24,7 +26,12 @@ from logreg_lightning.training import initialize
 
 @pytest.mark.parametrize(("images", "size"), [(1, 8), (72, 8), (401, 9), (1294, 26), (9999, 200), (60_000, 200)])
 def test_small_data_get_small_batches(images: int, size: int) -> None:
-    assert initialize.batch_size(images) == size
+    assert initialize.batch_size(images) == initialize.batch_size(images, 100) == size
+
+
+@pytest.mark.parametrize(("images", "classes", "size"), [(60_000, 500, 500), (90_000, 9000, 1000), (9000, 500, 180)])
+def test_many_classes_get_large_batches(images: int, classes: int, size: int) -> None:
+    assert initialize.batch_size(images, classes) == size
 
 
 @pytest.mark.parametrize(
@@ -136,22 +143,67 @@ def test_a_stock_trainer_initializes_from_any_loader(workdir: Path) -> None:
     assert torch.equal(again.linear.weight, theirs.linear.weight)
 
 
-def test_the_optimum_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: Patch) -> None:
+def rows_of(kind: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features as frozen networks give them: with a common direction, scales of their own, correlated, or few."""
+    rng = np.random.default_rng(0)
+    classes, count = (12, 600) if kind != "few" else (12, 36)
+    labels = np.arange(count) % classes
+    rows = 0.5 * rng.normal(size=(classes, 24))[labels] + rng.normal(size=(count, 24))
+    if kind == "common":
+        rows += 20 * rng.normal(size=24)
+    if kind == "scales":
+        rows *= 10 ** rng.uniform(-2, 2, 24)
+    if kind == "correlated":
+        rows = rows * np.arange(1, 25) ** -0.5 @ rng.normal(size=(24, 24))
+    return rows.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("kind", ["plain", "common", "scales", "correlated", "few"])
+def test_the_objective_is_that_of_scikit_learn(tmp_path: Path, monkeypatch: Patch, kind: str) -> None:
+    """At C = 1 / (weight_decay x rows): both solutions, in the objective of each, and close to its least value."""
     monkeypatch.chdir(tmp_path)
-    data = ready(ImageDataModule("digits"))
-    decay = 1 / len(data.train_indices)  # scikit-learn's C = 1
-    run = fit_in_python(data, weight_decay=decay, calibrate=False, max_epochs=120, pictures=False)
-    pixels, labels = data.data.train.pixels[data.train_indices], data.data.train.labels[data.train_indices]
-    scikit = make_pipeline(StandardScaler(), ScikitLogisticRegression(max_iter=1000))
-    scikit.fit(pixels.flatten(1).numpy(), labels.numpy())
-    test = data.data.test.pixels
-    expected = scikit.predict(test.flatten(1).numpy())
-    found = run.model.predict_proba(test).argmax(1).numpy()
-    assert (found == expected).mean() >= 0.99
-    images = pixels.flatten(1).numpy()
-    penalised = [
-        -np.log(p[np.arange(len(labels)), labels.numpy()]).mean()
-        for p in (run.model.predict_proba(pixels).numpy().astype(float), scikit.predict_proba(images))
-    ]
-    # No two ways of one computation: one ends after 120 epochs, and lets a pixel that hardly varies weigh less.
-    assert penalised[0] == pytest.approx(penalised[1], rel=0.15)
+    rows, labels = rows_of(kind)
+    for part in ("train", "test"):
+        np.save(f"{part}_features.npy", rows)
+        np.save(f"{part}_labels.npy", labels)
+    decay = 0.05
+    data = ImageDataModule(tmp_path, val_size=0, batch_size=len(rows))
+    model = fit_in_python(data, weight_decay=decay, max_epochs=200, pictures=False, verbose=False).model
+    scaler, c = StandardScaler().fit(rows.astype(float)), 1 / (decay * len(rows))
+    x = scaler.transform(rows.astype(float))
+    scikit = ScikitLogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(x, labels)
+    ours = ScikitLogisticRegression(C=c, max_iter=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours.fit(x, labels)
+    ours.coef_, ours.intercept_ = (p.detach().double().numpy() for p in model.linear.parameters())
+    np.testing.assert_allclose(model.predict_proba(rows).numpy(), ours.predict_proba(x), atol=1e-4)
+
+    def objective(solution: ScikitLogisticRegression) -> float:
+        return float(log_loss(labels, solution.predict_proba(x)) + decay / 2 * (solution.coef_**2).sum())
+
+    assert objective(scikit) - 1e-9 <= objective(ours) <= 1.001 * objective(scikit)
+
+
+def test_penalties_suit_the_features() -> None:
+    """Independent features want strong ones, by which scikit-learn's test accuracy is better; correlated ones weak."""
+    rng = np.random.default_rng(0)
+    centres = 0.25 * rng.normal(size=(10, 64))
+    labels = rng.integers(0, 10, 3000)
+    rows = centres[labels] + rng.normal(size=(3000, 64))
+    spread = np.arange(1, 65) ** -1.0
+    mixed = (4 * centres[labels] * spread + rng.normal(size=(3000, 64)) * spread) @ rng.normal(size=(64, 64))
+    found = []
+    for values in (rows, mixed):
+        x = StandardScaler().fit_transform(values)
+        variance = initialize.prior_variance(torch.from_numpy(x[:1000]).float(), torch.from_numpy(labels[:1000]))
+        lengths = (x[:1000] ** 2).sum(1).mean()
+
+        def score(variance: float, x: NDArray[np.float64] = x, lengths: float = lengths) -> float:
+            model = ScikitLogisticRegression(C=variance / lengths, max_iter=2000)
+            return float(model.fit(x[:1000], labels[:1000]).score(x[1000:], labels[1000:]))
+
+        best = max(map(score, 10.0 ** np.arange(-2, 4)))
+        assert score(variance) > best - 0.015  # one and a half standard errors of 2,000 rows
+        found.append(variance)
+    assert found[0] < 3 and found[1] > 30

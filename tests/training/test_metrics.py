@@ -111,6 +111,8 @@ def test_evaluates_weighted_losses_as_training_did(noise: Path, capsys: Capsys) 
     for number in range(4, 40):
         (noise / "left" / f"{number}.png").unlink()
     run = fit("--data.dataset=pictures", "--model.class_weight=balanced", "--model.calibrate=false", "--max_epochs=2")
+    assert "test/loss, weighted by class" in capsys.readouterr().out
+    assert "loss (cross-entropy, weighted by class)" in said_by(evaluate.main, [run], capsys)
     found = json.loads(said_by(evaluate.main, [run, "--json"], capsys))
     results = results_of(run)
     assert found["loss"] == results["test/loss"] and found["balanced_accuracy"] == results["test/balanced_accuracy"]

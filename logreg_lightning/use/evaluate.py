@@ -106,7 +106,7 @@ def _run(settings: Namespace) -> None:
         say("\n  ".join(shortened(printable(line), 180) for line in about_data))
         if left_out:
             say(f"  {left_out:,} images that the model was {trained} are left out")
-        say(table(model.class_names, results, by_class, settings.split))
+        say(table(model.class_names, results, by_class, settings.split, model.class_weights is not None))
 
 
 def check_data(path: Path, model: LogisticRegression, data: ImageDataModule) -> None:
@@ -192,16 +192,16 @@ def _sparse(by_class: ByClass) -> dict[str, list[int]]:
     return {"rows": rows, "columns": columns, "counts": counts}
 
 
-def table(names: tuple[str, ...], results: dict[str, Any], by_class: ByClass, split: str) -> str:
+def table(names: tuple[str, ...], results: dict[str, Any], by_class: ByClass, split: str, weighted: bool) -> str:
     """What `evaluate` returns as text for a terminal: of many classes those with the lowest F1, and the most frequent
-    mistakes in place of the confusion matrix."""
+    mistakes in place of the confusion matrix; `weighted` says whether the loss is, by class."""
     labels = {
         "images": "images",
         "accuracy": "accuracy",
         "majority_class_accuracy": "  always predicting the most frequent class",
         "balanced_accuracy": "balanced accuracy",
         "top3_accuracy": "top-3 accuracy",
-        "loss": "loss (cross-entropy)",
+        "loss": "loss (cross-entropy" + (", weighted by class)" if weighted else ")"),
         "calibration_error": "expected calibration error",
     }
     lines = [f"{split} split", *(f"  {label:<44}{results[key]:>10.5g}" for key, label in labels.items()), ""]

@@ -189,7 +189,9 @@ def _say_results(run: Run, experiment: Experiment) -> None:
         "fit_seconds": round(results["fit_seconds"], 2),
     }
     if run.model.class_weights is not None:
-        shown = {"test/loss, weighted by class" if name == "test/loss" else name: value for name, value in shown.items()}
+        shown = {
+            "test/loss, weighted by class" if name == "test/loss" else name: value for name, value in shown.items()
+        }
     numbers = {label: f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for label, value in shown.items()}
     print_once("\n" + "\n".join(f"  {label:<34}{number:>10}" for label, number in numbers.items()))
     curves = f"{processes.this_python()} -m tensorboard.main --logdir {processes.quoted([str(run.path.parent)])}"

@@ -174,7 +174,7 @@ class ImageDataModule(L.LightningDataModule):
         elif self.known is None:
             if self.val_size == "auto":
                 self.has_few_images = len(indices) * VAL_SHARE < len(data.classes)
-                self.val_size = 0 if self.has_few_images else VAL_SHARE
+                self.val_size = 0.0 if self.has_few_images else VAL_SHARE
             num_val = round(len(indices) * self.val_size) if self.val_size < 1 else int(self.val_size)
             if num_val >= len(indices):
                 raise InputError(f"`val_size={self.val_size}` leaves none of {len(indices)} images to train on")

@@ -164,7 +164,8 @@ def test_the_winners_config_trains_it_again_alone(workdir: Path) -> None:
 def test_features_are_swept_like_pixels(workdir: Path, kind: str) -> None:
     write_features(Path("mine"))
     write_pictures(Path("pets"), 12)
-    data = ImageDataModule("mine") if kind == "features" else ImageDataModule("pets", features="efficientnet-lite0")
+    more = {} if kind == "features" else {"features": "efficientnet-lite0", "val_size": 0.1}
+    data = ImageDataModule("mine" if kind == "features" else "pets", **more)  # type: ignore[arg-type]
     found = sweep(data, lr=["1x", "0.1x"], **SHORT)
     assert found.best.results["test/accuracy"] >= 0.75
     alone = fit(data, lr=found.settings[1]["model.lr"], **SHORT)

@@ -206,7 +206,7 @@ class Heads(L.LightningModule):
         chosen = torch.zeros(len(self.settings), dtype=torch.int64)
         if self.at_temperatures:
             chosen = metrics.coolest(self.sums, self.count[0])
-            self.temperature.copy_(torch.tensor(metrics.TEMPERATURES)[chosen])
+            self.temperature.copy_(torch.tensor(metrics.TEMPERATURES, dtype=torch.float64)[chosen])
         loss = self.sums[0].gather(0, chosen.unsqueeze(0)).squeeze(0)
         broken = ~loss.isfinite()
         self.val_loss = (loss / self.count[1]).masked_fill(broken, math.nan)

@@ -38,14 +38,12 @@ def tempered(logits: Tensor, index: Tensor, weights: Tensor | None = None) -> Te
     below = logits.double()
     below = below - below.amax(1, keepdim=True)
     at_label, at_all = below.gather(1, index).squeeze(1), below.mean(1)
-    rest = at_label.shape[1:]
-    weights = torch.ones(len(below), dtype=below.dtype, device=below.device) if weights is None else weights
+    weights = torch.ones_like(at_label) if weights is None else weights.view(-1, *[1] * (at_label.ndim - 1))
     sums = []
 
     def add(log_sums: Tensor, factor: float) -> None:
-        losses = (log_sums - factor * at_label).view(len(below), -1)
-        with_all = (log_sums - factor * at_all).view(len(below), -1)
-        sums.append(torch.stack([weights @ losses, losses.sum(0), with_all.sum(0)]).view(3, *rest))
+        losses, with_all = log_sums - factor * at_label, log_sums - factor * at_all
+        sums.append(torch.stack([(weights * losses).sum(0), losses.sum(0), with_all.sum(0)]))
 
     for temperature in TEMPERATURES[: 4 * OCTAVES : OCTAVES]:
         powers, factor = (below / temperature).exp_(), 1 / temperature

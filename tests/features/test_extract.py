@@ -804,7 +804,7 @@ def test_processes_share_the_work_and_write_what_one_writes(workdir: Path) -> No
 
 # Whole runs, with the real weights.
 
-REAL = ["--data.dataset=pets", f"--data.features={EMBEDDED}", "--data.batch_size=4"]
+REAL = ["--data.dataset=pets", f"--data.features={EMBEDDED}", "--data.batch_size=4", "--data.val_size=0.1"]
 
 
 @pytest.fixture

@@ -246,12 +246,24 @@ class _Reader:
         named = [(SPLITS.get(inside.name.casefold()), inside) for inside in base.folders]
         if not any(split for split, _ in named):
             named = self._half_named(base)
+        else:  # train beside seg_test
+            exact = {split for split, _ in named}
+            halves = [(_half_of(inside.name), inside) for inside in base.folders]
+            named = [
+                (half if split is None and half not in exact and self._holds_classes(inside) else split, inside)
+                for (split, inside), (half, _) in zip(named, halves, strict=True)
+            ]
         others = [inside for split, inside in named if split is None]
         by_name = [(split, inside) for split, inside in named if split is not None]
         if not by_name:
             return {}
-        labelled = [(split, self._inner(inside)) for split, inside in by_name if inside.folders]
-        flat = [inside for _, inside in by_name if not inside.folders]
+        of_split = [split for split, inside in by_name if self._holds_classes(inside)]
+        flat = [
+            inside
+            for split, inside in by_name  # beside test/, seg_pred_test/seg_pred_test/ has no labels
+            if not inside.folders or (split in of_split and split != "train" and not self._holds_classes(inside))
+        ]
+        labelled = [(split, self._inner(inside)) for split, inside in by_name if inside not in flat]
         if not labelled and others:
             one = len(flat) == 1
             self.notes.append(
@@ -304,15 +316,18 @@ class _Reader:
 
     def _half_named(self, base: Folder) -> list[tuple[str | None, Folder]]:
         """All folders, where some are called such as seg_train and seg_test and hold folders of classes."""
-        halves: list[tuple[str | None, Folder]] = []
-        for inside in base.folders:
-            words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", inside.name)
-            splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
-            halves.append((splits.pop() if len(splits) == 1 else None, inside))
+        halves = [(_half_of(inside.name), inside) for inside in base.folders]
         splits_named = [(split, inside) for split, inside in halves if split is not None]
-        is_clear = len({split for split, _ in splits_named}) == len(splits_named) and len(splits_named) > 1
-        if is_clear and "train" in dict(splits_named) and all(self._inner(f).folders for _, f in splits_named):
+        with_classes = [(split, inside) for split, inside in splits_named if self._holds_classes(inside)]
+        splits = {split for split, _ in with_classes}
+        if "train" in splits and len(splits) == len(with_classes) > 1:
             return halves
+        if len(with_classes) > 1:
+            raise InputError(
+                f"{base.path} has {_listed([inside for _, inside in with_classes])}, which hold folders as splits do, "
+                "but it is not clear which is which; rename them to train, val and test, or move each class's pictures "
+                "into one folder, whatever its name"
+            )
         if splits_named:
             names = _listed([inside for _, inside in splits_named])
             self.notes.append(
@@ -321,11 +336,23 @@ class _Reader:
             )
         return []
 
+    def _holds_classes(self, folder: Folder) -> bool:
+        return len(self._inner(folder).folders) > 1
+
     def _splits_in_classes(self, base: Folder) -> dict[str, dict[str, Folder]]:
         """Of each split the classes' folders, where each class has its own train and test."""
         inside = [(of_class, folder) for of_class in base.folders for folder in of_class.folders]
         named = [(SPLITS.get(folder.name.casefold()), of_class, folder) for of_class, folder in inside]
-        if not inside or any(split is None for split, _, _ in named) or any(f.files for f in base.folders):
+        of_splits = {split for split, _, _ in named}
+        with_splits = [c for c in base.folders if {"train", "test"} <= {s for s, of_class, _ in named if of_class is c}]
+        if with_splits and len(with_splits) < len(base.folders):
+            without = [of_class for of_class in base.folders if of_class not in with_splits]
+            raise InputError(
+                f"{base.path}: {_listed(with_splits)} {'has' if len(with_splits) == 1 else 'have'} train and test "
+                f"inside, {_listed(without)} {'has' if len(without) == 1 else 'have'} not; give every class both, or "
+                "none"
+            )
+        if not inside or None in of_splits or any(f.files for f in base.folders):
             return {}
         found: dict[str, dict[str, Folder]] = {}
         for split, of_class, folder in named:
@@ -357,3 +384,10 @@ def _listed(folders: Sequence[Folder]) -> str:
     names = [f"{folder.name}/" for folder in folders]
     names = [*names[:5], f"{len(names) - 5} more"] if len(names) > 6 else names
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _half_of(name: str) -> str | None:
+    """What a folder is for, of whose name one word says it: train of seg_train and TrainingSet."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
+    return splits.pop() if len(splits) == 1 else None

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import io
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ PixelRange = tuple[float, float]
 
 LONG = 2.0
 """How many times as long as an image's shape a picture may be to be cropped; a longer one is squeezed into it whole."""
+
+LARGE = 20_000_000
+"""Pixels of a picture beyond which one is decoded at a time, and no more of them are kept: each takes 16 bytes."""
+
+_decoding_large = threading.Lock()
 
 _SIGNATURES = {
     b"\x89PNG": "PNG",
@@ -56,13 +62,16 @@ def white(picture: Image) -> str:
 
 
 def read_picture(path: Path | IO[bytes], paper: Callable[[Image], str] = white) -> Image:
-    """A picture of any format that PIL reads, as `upright` makes it.
+    """A picture of any format that PIL reads, as `upright` makes it; one of more than `LARGE` pixels is made smaller.
 
     Raises:
         OSError: it cannot be read or is no picture; `reason_of` says why.
     """
     with _opened(path) as picture:
-        return upright(picture, paper)
+        picture = upright(picture, paper)
+        if is_deep(picture) or picture.width * picture.height <= LARGE:
+            return picture
+        return picture.reduce(math.ceil(math.sqrt(picture.width * picture.height / LARGE)))
 
 
 def extremes(data: bytes) -> PixelRange | None:
@@ -174,13 +183,17 @@ def _opened(path: Path | IO[bytes]) -> Iterator[Image]:
             _add_plugin(head)
             _quiet_libtiff()
             with PIL.Image.open(file) as picture:
-                yield picture
+                is_large = picture.width * picture.height > LARGE
+                with _decoding_large if is_large else contextlib.nullcontext():
+                    yield picture
     except PIL.UnidentifiedImageError:
         raise OSError(_unidentified(head)) from None
     except OSError:
         raise
     except PIL.Image.DecompressionBombError as error:
         raise OSError(str(error)) from None
+    except MemoryError:
+        raise OSError("it is too large for this machine's memory") from None
     except Exception as error:  # Pillow's plugins raise whatever the bytes make them
         raise OSError(f"damaged: {type(error).__name__} {error}") from None
 

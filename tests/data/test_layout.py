@@ -44,7 +44,8 @@ SPLITS = {"train": {"cats:cats0.png", "dogs:dogs0.png"}, "test": {"cats:cats1.pn
     [
         ("Training", "Testing"), ("TRN", "eval"), ("train", "TEST"), ("train", "valid"), ("training", "dev"),
         ("seg_train/seg_train", "seg_test/seg_test"), ("TrainingSet", "TestSet"), ("train2017", "val2017"),
-        ("archive/data/train", "archive/data/test"), ("train/images", "test/images"),
+        ("archive/data/train", "archive/data/test"), ("train/images", "test/images"), ("train", "seg_test"),
+        ("my_training_set", "test"),
     ],
 )  # fmt: skip
 def test_splits_by_the_names_in_use(workdir: Path, names: tuple[str, str]) -> None:
@@ -76,6 +77,14 @@ def test_a_test_folder_without_labels_is_left_out(workdir: Path) -> None:
     assert found() == {"train": SPLITS["train"]}
 
 
+@pytest.mark.parametrize("test", ["seg_test", "test"])
+def test_beside_a_test_set_another_one_may_have_no_labels(workdir: Path, test: str) -> None:
+    classes_in("seg_train/seg_train" if test == "seg_test" else "train", f"{test}/{test}")
+    touch("seg_pred_test/seg_pred_test/1.png", "seg_pred_test/seg_pred_test/2.png")
+    assert found() == SPLITS
+    assert any(note.startswith("2 ") and " in seg_pred_test/ " in note for note in read().notes)
+
+
 def test_a_class_may_have_a_splits_name(workdir: Path) -> None:
     touch("train/1.png", "bus/2.png", "car/3.png")
     assert found() == {"train": {"train:1.png", "bus:2.png", "car:3.png"}}
@@ -90,6 +99,10 @@ def test_a_class_may_have_a_splits_name(workdir: Path) -> None:
         (("train", "val", "valid"), "two would be the same split"),
         (("train", "Training"), "two would be the same split"),
         (("val", "test"), "no folder train"),
+        (("seg_train", "seg_test", "more_test"), "not clear which is which"),
+        (("a_train", "b_train"), "not clear which is which"),
+        (("new_val", "old_val"), "not clear which is which"),
+        (("cats/train", "cats/test", "dogs", "fish"), "cats/ has train and test inside, dogs/ and fish/ have not"),
     ],
 )
 def test_what_can_be_understood_in_several_ways_is_refused(workdir: Path, folders: tuple[str, ...], said: str) -> None:

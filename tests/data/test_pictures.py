@@ -19,6 +19,7 @@ import torch
 from conftest import Patch
 from PIL.Image import Image, Resampling, Transpose
 
+from logreg_lightning.data import pictures
 from logreg_lightning.data.pictures import eight_bits, extremes, pixel_range, read_picture, reason_of, to_pixels
 from logreg_lightning.runtime.output import quiet
 
@@ -412,6 +413,38 @@ def test_a_large_picture_is_scaled_as_a_small_one_is() -> None:
     assert extremes(content) == (values.min(), values.max())
     found = values_of(eight_bits(read(content), (0.0, 3000.0)))
     assert np.abs(found - values * 255.0 / 3000).max() <= 0.5 + 1e-9
+
+
+def test_very_large_pictures_are_decoded_one_at_a_time_and_kept_smaller(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(pictures, "LARGE", 1000)
+    ramp = np.add.outer(np.arange(60), np.arange(80)).astype(np.uint8)
+    content, small = saved(PIL.Image.fromarray(ramp), "PNG"), saved(PIL.Image.fromarray(ramp[:12]), "PNG")
+    decode, alone = pictures.upright, []
+
+    def noted(picture: Image, *paper: Any) -> Image:
+        alone.append(pictures._decoding_large.locked())
+        return decode(picture, *paper)
+
+    monkeypatch.setattr(pictures, "upright", noted)
+    found = [read(content), read(small), read(content)]
+    assert alone == [True, False, True] and [picture.size for picture in found] == [(27, 20), (80, 12), (27, 20)]
+    whole = to_pixels(PIL.Image.fromarray(ramp), (1, 12, 16)).int()
+    assert (to_pixels(found[0], (1, 12, 16)).int() - whole).abs().max() <= 2
+
+
+@pytest.mark.parametrize("where", ["load", "transpose", "convert"])
+def test_what_does_not_fit_into_memory_says_so(monkeypatch: Patch, where: str) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    content = saved(PIL.Image.fromarray(COLOURS).convert("P"), "PNG", exif=exif)
+    with PIL.Image.open(io.BytesIO(content)) as opened:
+        for kind in (type(opened), Image):
+            monkeypatch.setattr(kind, where, fail)
+    with pytest.raises(OSError, match="too large for this machine's memory"):
+        read(content)
 
 
 def test_floats_from_0_to_1_are_taken_as_that_where_no_range_is_known() -> None:

@@ -243,27 +243,19 @@ class _Reader:
 
     def _splits(self, base: Folder) -> dict[str, dict[str, Folder]]:
         """Of each split the classes' folders; empty where the folders are classes."""
-        named = [(SPLITS.get(inside.name.casefold()), inside) for inside in base.folders]
-        if not any(split for split, _ in named):
-            named = self._half_named(base)
-        else:  # train beside seg_test
-            exact = {split for split, _ in named}
-            halves = [(_half_of(inside.name), inside) for inside in base.folders]
-            named = [
-                (half if split is None and half not in exact and self._holds_classes(inside) else split, inside)
-                for (split, inside), (half, _) in zip(named, halves, strict=True)
-            ]
+        named = self._named(base)
         others = [inside for split, inside in named if split is None]
         by_name = [(split, inside) for split, inside in named if split is not None]
         if not by_name:
             return {}
-        of_split = [split for split, inside in by_name if self._holds_classes(inside)]
-        flat = [
-            inside
-            for split, inside in by_name  # beside test/, seg_pred_test/seg_pred_test/ has no labels
-            if not inside.folders or (split in of_split and split != "train" and not self._holds_classes(inside))
-        ]
-        labelled = [(split, self._inner(inside)) for split, inside in by_name if inside not in flat]
+        labelled = [(split, self._inner(inside)) for split, inside in by_name if inside.folders]
+        flat = [inside for _, inside in by_name if not inside.folders]
+        learnt = {deeper.name for split, inside in labelled if split == "train" for deeper in inside.folders}
+        known = learnt or set(self.known or ())
+        for split, inside in list(labelled):
+            if split != "train" and len(inside.folders) == 1 and inside.folders[0].name not in known:
+                labelled.remove((split, inside))  # test/unknown/: without labels as well
+                flat.append(inside)
         if not labelled and others:
             one = len(flat) == 1
             self.notes.append(
@@ -284,12 +276,7 @@ class _Reader:
             )
         found: dict[str, dict[str, Folder]] = {}
         sources = dict(labelled)
-        known = {inside.name for inside in sources["train"].folders} if "train" in sources else set(self.known or ())
         for split, inside in labelled:
-            strange = [deeper for deeper in inside.folders if deeper.name not in known]
-            if split != "train" and len(inside.folders) == len(strange) == 1:  # test/unknown/: without labels as well
-                flat.append(inside)
-                continue
             found[split] = self._classes(inside)
         self._count(flat, "pictures in {} have no labels, so they are left out; predict.py takes them")
         self._count(
@@ -314,45 +301,45 @@ class _Reader:
             self.counted.update(files)
             self.notes.append(f"{len(files):,} {note.format(_listed(folders))}")
 
-    def _half_named(self, base: Folder) -> list[tuple[str | None, Folder]]:
-        """All folders, where some are called such as seg_train and seg_test and hold folders of classes."""
-        halves = [(_half_of(inside.name), inside) for inside in base.folders]
-        splits_named = [(split, inside) for split, inside in halves if split is not None]
-        with_classes = [(split, inside) for split, inside in splits_named if self._holds_classes(inside)]
-        splits = {split for split, _ in with_classes}
-        if "train" in splits and len(splits) == len(with_classes) > 1:
-            return halves
-        if len(with_classes) > 1:
-            raise InputError(
-                f"{base.path} has {_listed([inside for _, inside in with_classes])}, which hold folders as splits do, "
-                "but it is not clear which is which; rename them to train, val and test, or move each class's pictures "
-                "into one folder, whatever its name"
-            )
-        if splits_named:
-            names = _listed([inside for _, inside in splits_named])
+    def _named(self, base: Folder) -> list[tuple[str | None, Folder]]:
+        """All folders with the split that each is for, by its whole name or, such as seg_train, by a word of it."""
+        whole = [(SPLITS.get(inside.name.casefold()), inside) for inside in base.folders]
+        taken = {split for split, inside in whole if inside.folders}
+        by_word = [(split or self._by_word(inside.name, taken), inside) for split, inside in whole]
+        halves = [inside for (split, _), (word, inside) in zip(whole, by_word, strict=True) if word and not split]
+        holding = [inside for inside in halves if len(self._inner(inside).folders) > 1]
+        if "train" in taken or not halves:
+            return by_word
+        if not holding:
+            one = len(halves) == 1
             self.notes.append(
-                f"{names} {'is a class' if len(splits_named) == 1 else 'are classes'} here; a split's folder is "
-                "called train, val or test and holds a folder for each class"
+                f"{_listed(halves)} {'is a class' if one else 'are classes'} here; a split's folder is called train, "
+                "val or test and holds a folder for each class"
             )
-        return []
+            return whole
+        splits = [inside for split, inside in by_word if split]
+        trained = any(split == "train" and len(self._inner(inside).folders) > 1 for split, inside in by_word)
+        if (not trained and self.known is None) or len(splits) == 1:
+            raise InputError(
+                f"{base.path} has {_listed(holding)}, by the name for a split and with folders of classes inside, but "
+                f"not train and test; call the folders of splits train, val and test and leave nothing else in "
+                f"{base.path}, or, where {holding[0].name}/ is a class, give it a name without such a word"
+            )
+        return by_word
 
-    def _holds_classes(self, folder: Folder) -> bool:
-        return len(self._inner(folder).folders) > 1
+    def _by_word(self, name: str, taken: set[str | None]) -> str | None:
+        """The one split that a word of the name says, unless that is taken or a model knows a class of that name."""
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+        splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
+        is_clear = len(splits) == 1 and not splits & taken and name not in (self.known or ())
+        return splits.pop() if is_clear else None
 
     def _splits_in_classes(self, base: Folder) -> dict[str, dict[str, Folder]]:
         """Of each split the classes' folders, where each class has its own train and test."""
+        self._check_all_divided(base)
         inside = [(of_class, folder) for of_class in base.folders for folder in of_class.folders]
         named = [(SPLITS.get(folder.name.casefold()), of_class, folder) for of_class, folder in inside]
-        of_splits = {split for split, _, _ in named}
-        with_splits = [c for c in base.folders if {"train", "test"} <= {s for s, of_class, _ in named if of_class is c}]
-        if with_splits and len(with_splits) < len(base.folders):
-            without = [of_class for of_class in base.folders if of_class not in with_splits]
-            raise InputError(
-                f"{base.path}: {_listed(with_splits)} {'has' if len(with_splits) == 1 else 'have'} train and test "
-                f"inside, {_listed(without)} {'has' if len(without) == 1 else 'have'} not; give every class both, or "
-                "none"
-            )
-        if not inside or None in of_splits or any(f.files for f in base.folders):
+        if not inside or any(split is None for split, _, _ in named) or any(f.files for f in base.folders):
             return {}
         found: dict[str, dict[str, Folder]] = {}
         for split, of_class, folder in named:
@@ -367,6 +354,21 @@ class _Reader:
         names = sorted({folder.name for _, _, folder in named})
         self.notes.append(f"each class has its splits inside: {', '.join(names)}")
         return found
+
+    def _check_all_divided(self, base: Folder) -> None:
+        """Refuses classes of which some have train and another split inside, and others, or their pictures, do not."""
+        splits = {
+            of_class.name: [SPLITS.get(folder.name.casefold()) for folder in of_class.folders]
+            for of_class in base.folders
+        }
+        divided = [f for f in base.folders if "train" in splits[f.name] and len({*splits[f.name]} - {None}) > 1]
+        whole = [f for f in base.folders if f.files or None in splits[f.name]]
+        if divided and whole:
+            raise InputError(
+                f"{base.path} has {_listed(divided)} with a folder for each split inside, but pictures of "
+                f"{_listed(whole)} are in none of these; put all pictures into CLASS/train/ and CLASS/test/, or rename "
+                "the folders inside, which are then learnt as their class"
+            )
 
     def _deeper(self, splits: dict[str, dict[str, Folder]]) -> list[str]:
         folders = [of_class for classes in splits.values() for of_class in classes.values() if of_class.folders]
@@ -384,10 +386,3 @@ def _listed(folders: Sequence[Folder]) -> str:
     names = [f"{folder.name}/" for folder in folders]
     names = [*names[:5], f"{len(names) - 5} more"] if len(names) > 6 else names
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _half_of(name: str) -> str | None:
-    """What a folder is for, of whose name one word says it: train of seg_train and TrainingSet."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
-    return splits.pop() if len(splits) == 1 else None

@@ -24,12 +24,20 @@ TINTS, RARE = "scikit-learn's digits in three tints", "MNIST, the 8 one image in
 FEW = "MNIST's 3 and 5, 40 pictures of each"
 
 
+PENALTIES = [float(f"{10**power:.3g}") for power in np.linspace(-5, 0.5, 12)]
+"""Weight decays from 1e-5 to 3, in place of learning rates where features are learnt from."""
+
+COMMON, SCALES = "features with a common direction", "features, each in a unit of its own"
+OVERLAPPING, MANY, CORRELATED = "features of 100 classes", "features of 300 classes", "correlated features"
+FEW_ROWS = "features, 8 rows a class"
+
+
 def untuned(sets: Sets, rates: list[float], seed: int, limits: dict[str, Any]) -> dict[str, Figures]:
     """What the default command reaches on each data set, and the test accuracy at each rate, all else default."""
 
-    def results(images: ImageDataModule, **lr: Any) -> dict[str, Any]:
+    def results(images: ImageDataModule, **tuned: Any) -> dict[str, Any]:
         try:
-            return fit(images, seed=seed, pictures=False, accelerator="cpu", **limits, **lr).results
+            return fit(images, seed=seed, pictures=False, accelerator="cpu", **limits, **tuned).results
         except errors.RunError:  # it diverged
             return {"lr": math.nan, "test/accuracy": 0.0, "test/loss": math.inf, "val/loss": math.inf}
 
@@ -40,7 +48,10 @@ def untuned(sets: Sets, rates: list[float], seed: int, limits: dict[str, Any]) -
         images.setup()
         default = results(images)
         counts = {"images": len(images.train_indices) + len(images.val_indices), "classes": len(images.data.classes)}
-        tuned = {f"{AT}{rate}": results(images, lr=rate)["test/accuracy"] for rate in rates}
+        name_of, values = ("lr", rates)
+        if len(images.data.image_shape) == 1:
+            name_of, values = "weight_decay", PENALTIES[:: len(PENALTIES) // len(rates)]
+        tuned = {f"{AT}{value}": results(images, **{name_of: value})["test/accuracy"] for value in values}
         reached[name] = {part: default[part] for part in ("lr", "test/accuracy", "test/loss", "val/loss")}
         reached[name] |= counts | tuned
     return reached
@@ -84,11 +95,42 @@ def picture_folders(root: str, folder: Path, quick: bool) -> Sets:
     return {name: {"dataset": str(folder / name), "root": str(folder), "color": name == TINTS} for name in names}
 
 
+def feature_folders(folder: Path, quick: bool) -> Sets:
+    """Settings of data sets that are made here, of features as frozen networks give them: classes that overlap."""
+    rng = np.random.default_rng(0)
+    sets: Sets = {}
+
+    def save(
+        name: str, classes: int, features: int, count: int, apart: float, spectrum: float = 0, shift: float = 0
+    ) -> None:
+        count = min(count, 10 * classes) if quick else count
+        mixing = np.arange(1, features + 1) ** -spectrum * (np.linalg.qr(rng.normal(size=(features, features)))[0].T)
+        centres = apart * rng.normal(size=(classes, features))
+        units = 10 ** rng.uniform(-1, 1, features) if name == SCALES else 1.0
+        direction = shift * rng.normal(size=features)
+        place = folder / name
+        place.mkdir()
+        for part, total in (("train", count), ("test", 200 if quick else 4000)):
+            labels = np.arange(total) % classes
+            values = (centres[labels] + rng.normal(size=(total, features))) @ mixing.T + direction
+            np.save(place / f"{part}_features.npy", (values * units).astype(np.float32))
+            np.save(place / f"{part}_labels.npy", labels)
+        sets[name] = {"dataset": str(place)}
+
+    save(COMMON, 20, 256, 5000, 0.22, shift=4.5)
+    save(SCALES, 20, 256, 5000, 0.22, shift=1.5)
+    save(OVERLAPPING, 100, 128, 20_000, 0.25)
+    save(MANY, 300, 128, 15_000, 0.3)
+    save(CORRELATED, 20, 384, 8000, 0.2, spectrum=0.5)
+    save(FEW_ROWS, 20, 256, 160, 0.35)
+    return sets
+
+
 def measure(root: str, repeats: int, quick: bool) -> Measured:
     rates, limits = (RATES[::4], {"max_steps": 20, "val_check_interval": 20}) if quick else (RATES, {})
     with tempfile.TemporaryDirectory() as folder:
         sets: Sets = {name: {"dataset": name, "root": root} for name in ("mnist", "digits")}
-        sets |= picture_folders(root, Path(folder), quick)
+        sets |= picture_folders(root, Path(folder), quick) | feature_folders(Path(folder), quick)
         seeds = range(min(repeats, 3))
         runs = {f"seed {seed}": (in_a_process, untuned, sets, rates, seed, limits) for seed in seeds}
         reached = in_turns(runs, 1)
@@ -105,7 +147,7 @@ def table(measured: Measured) -> str:
         default = f"{mean(runs, 'images'):,.0f}", f"{classes:.0f}", f"{accuracy:.4f}", f"{mean(runs, 'test/loss'):.4f}"
         lines.append((name, *default, f"{tuned[best]:.4f}", f"{float(best):g}", f"{points[-1]:+.2f}"))
     columns = "data set", "training images", "classes", "default: test accuracy", "test loss"
-    columns_of_best = f"best of {len(tuned)} rates: test accuracy", "at lr", "difference in points"
+    columns_of_best = f"best of {len(tuned)}: test accuracy", "at lr, or penalty of features", "difference in points"
     mnist, digits = (mean(measured[name], "test/accuracy") for name in ("mnist", "digits"))
     return section(
         f"Any images without tuning: the default command, mean over {len(runs)} seeds",

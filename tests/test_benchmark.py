@@ -31,7 +31,10 @@ PARTS = {
     "recipe": {"(a) the tutorial's loop", "(b) stock Lightning", "(c) bare loop", "(d) this project"},
     "size": {"600", "1200"},
     "evaluate": {"this project"},
-    "images": {"mnist", "digits", images.JPEGS, images.INVERTED, images.TINTS, images.RARE, images.FEW},
+    "images": {
+        *("mnist", "digits", images.JPEGS, images.INVERTED, images.TINTS, images.RARE, images.FEW),
+        *(images.COMMON, images.SCALES, images.OVERLAPPING, images.MANY, images.CORRELATED, images.FEW_ROWS),
+    },
     "features": {"this project", "lbfgs"},
     "backbones": {"efficientnet-lite0", "torchvision/resnet18"},
     "sweep": {"`fit.py`", "8", "grid"},

@@ -22,11 +22,8 @@ AT = "test/accuracy at "
 JPEGS, INVERTED = "MNIST as colour JPEGs of mixed sizes", "MNIST inverted"
 TINTS, RARE = "scikit-learn's digits in three tints", "MNIST, the 8 one image in 100"
 FEW = "MNIST's 3 and 5, 40 pictures of each"
-
-
 PENALTIES = [float(f"{10**power:.3g}") for power in np.linspace(-5, 0.5, 12)]
 """Weight decays from 1e-5 to 3, in place of learning rates where features are learnt from."""
-
 COMMON, SCALES = "features with a common direction", "features, each in a unit of its own"
 OVERLAPPING, MANY, CORRELATED = "features of 100 classes", "features of 300 classes", "correlated features"
 FEW_ROWS = "features, 8 rows a class"
@@ -48,9 +45,9 @@ def untuned(sets: Sets, rates: list[float], seed: int, limits: dict[str, Any]) -
         images.setup()
         default = results(images)
         counts = {"images": len(images.train_indices) + len(images.val_indices), "classes": len(images.data.classes)}
-        name_of, values = ("lr", rates)
-        if len(images.data.image_shape) == 1:
-            name_of, values = "weight_decay", PENALTIES[:: len(PENALTIES) // len(rates)]
+        of_features = len(images.data.image_shape) == 1
+        name_of = "weight_decay" if of_features else "lr"
+        values = PENALTIES[:: len(PENALTIES) // len(rates)] if of_features else rates
         tuned = {f"{AT}{value}": results(images, **{name_of: value})["test/accuracy"] for value in values}
         reached[name] = {part: default[part] for part in ("lr", "test/accuracy", "test/loss", "val/loss")}
         reached[name] |= counts | tuned

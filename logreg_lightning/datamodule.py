@@ -52,7 +52,7 @@ class ImageDataModule(L.LightningDataModule):
             so: ./MNIST, or a Path, is the folder.
         root: Folder that the data sets' files are in or are downloaded to.
         batch_size: Images in one optimiser step, over all processes together; auto is a fiftieth of the training
-            images, from 8 to 200.
+            images, from 8 to 200, or to an image a class up to 1,000.
         val_size: Images held out of the training set for validation: a share below 1, a number from 1 on; auto is a
             tenth, and none where that is less than an image a class, for each is then worth more in training.
             0 trains on all of them and watches the test set instead, as the tutorial does. Of a folder of pictures or
@@ -115,9 +115,9 @@ class ImageDataModule(L.LightningDataModule):
         features = spelt(features, (Pixels.name, EMBEDDED))
         self.save_hyperparameters(ignore="transform")
         self.dataset, self.root = dataset, Path(root)
-        self.val_size: Any = val_size  # auto becomes a number in `setup`
-        self.val_seed, self.has_few_images = val_seed, False
+        self.val_size: Any = val_size  # auto becomes a number in `setup`, here and of the batch
         self.batch_size: Any = batch_size
+        self.val_seed, self.has_few_images = val_seed, False
         self.steps_per_execution = steps_per_execution
         View("digits" if dataset == "auto" else dataset, self.root, image_size, color, features)
         self.image_size, self.color, self.features = image_size, color, features

@@ -238,6 +238,9 @@ class _Reader:
             folder = only
         return folder
 
+    def _holds_classes(self, folder: Folder) -> bool:
+        return len(self._inner(folder).folders) > 1
+
     def _classes(self, folder: Folder) -> dict[str, Folder]:
         return {inside.name: inside for inside in folder.folders}
 
@@ -274,10 +277,8 @@ class _Reader:
                 f"{base.path} has {_listed([f for _, f in by_name])} but no folder train with a folder of pictures for "
                 "each class; put the training pictures into train/CLASS/, or rename what is a class"
             )
-        found: dict[str, dict[str, Folder]] = {}
         sources = dict(labelled)
-        for split, inside in labelled:
-            found[split] = self._classes(inside)
+        found = {split: self._classes(inside) for split, inside in labelled}
         self._count(flat, "pictures in {} have no labels, so they are left out; predict.py takes them")
         self._count(
             others,
@@ -307,7 +308,7 @@ class _Reader:
         taken = {split for split, inside in whole if inside.folders}
         by_word = [(split or self._by_word(inside.name, taken), inside) for split, inside in whole]
         halves = [inside for (split, _), (word, inside) in zip(whole, by_word, strict=True) if word and not split]
-        holding = [inside for inside in halves if len(self._inner(inside).folders) > 1]
+        holding = [inside for inside in halves if self._holds_classes(inside)]
         if "train" in taken or not halves:
             return by_word
         if not holding:
@@ -318,7 +319,7 @@ class _Reader:
             )
             return whole
         splits = [inside for split, inside in by_word if split]
-        trained = any(split == "train" and len(self._inner(inside).folders) > 1 for split, inside in by_word)
+        trained = any(split == "train" and self._holds_classes(inside) for split, inside in by_word)
         if (not trained and self.known is None) or len(splits) == 1:
             raise InputError(
                 f"{base.path} has {_listed(holding)}, by the name for a split and with folders of classes inside, but "

@@ -69,9 +69,8 @@ def read_picture(path: Path | IO[bytes], paper: Callable[[Image], str] = white) 
     """
     with _opened(path) as picture:
         picture = upright(picture, paper)
-        if is_deep(picture) or picture.width * picture.height <= LARGE:
-            return picture
-        return picture.reduce(math.ceil(math.sqrt(picture.width * picture.height / LARGE)))
+        times = picture.width * picture.height / LARGE
+        return picture if times <= 1 or is_deep(picture) else picture.reduce(math.ceil(math.sqrt(times)))
 
 
 def extremes(data: bytes) -> PixelRange | None:

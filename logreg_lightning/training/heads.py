@@ -101,8 +101,7 @@ class Heads(L.LightningModule):
         """Standardised features, float (N, features), of images, uint8 or float (N, ...)."""
         if self.standardizer is None:
             return to_floats(images, self.weight.dtype)
-        mean, scale = self.standardizer.scaling(1 if images.is_floating_point() else 255)
-        return torch.addcmul(-mean * scale, images.flatten(1).to(self.weight.dtype), scale)
+        return self.standardizer.prepared_for(images)(images)
 
     def logits(self, features: Tensor) -> Tensor:
         """float (N, classes, heads)."""

@@ -88,6 +88,7 @@ def weight_decay(features: Tensor, images: int, variance: float = PRIOR_VARIANCE
     Args:
         features: float (n, features), standardised, of some of the images.
         images: Number of training images, N.
+        variance: Of a typical image's logits.
     """
     return rounded(float(features.square().sum(1).mean()) / (variance * images))
 

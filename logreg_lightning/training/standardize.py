@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,9 +66,19 @@ class Standardizer(nn.Module):
         """Standardised features, float (N, features)."""
         return (features - self.mean) * self.scale
 
-    def scaling(self, unit: int = 1) -> Scaling:
-        """For values in [0, unit]: 255 for those of uint8."""
-        return Scaling(self.mean * unit, self.scale / unit)
+    def scaling(self) -> Scaling:
+        """For values in [0, 1], or features."""
+        return Scaling(self.mean, self.scale)
+
+    def prepared_for(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """What makes standardised features, float (N, features), of images (N, ...) of the type of these, in one pass.
+
+        Of uint8 it divides by 255 too.
+        """
+        unit = 1 if images.is_floating_point() else 255
+        scale = self.scale / unit
+        shift = -(self.mean * unit) * scale
+        return lambda values: torch.addcmul(shift, values.flatten(1).to(shift.dtype), scale)
 
 
 @dataclass(frozen=True)

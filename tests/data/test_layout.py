@@ -92,6 +92,10 @@ def test_a_class_may_have_a_splits_name(workdir: Path) -> None:
         (("train", "val", "valid"), "two would be the same split"),
         (("train", "Training"), "two would be the same split"),
         (("val", "test"), "no folder train"),
+        (("seg_train", "seg_test", "seg_pred_test"), "two would be the same split"),
+        (("my_training_set", "other"), "my_training_set/, by the name"),
+        (("images_test", "other"), "images_test/, by the name"),
+        (("train_val", "seg_test"), "seg_test/, by the name"),
     ],
 )
 def test_what_can_be_understood_in_several_ways_is_refused(workdir: Path, folders: tuple[str, ...], said: str) -> None:
@@ -186,21 +190,6 @@ def test_pictures_to_predict_beside_half_named_training_are_left_out(workdir: Pa
     touch("test/1.png")
     assert found() == {"train": SPLITS["train"]}
     assert "1 pictures in test/ have no labels" in read().notes[0]
-
-
-@pytest.mark.parametrize(
-    ("folders", "said"),
-    [
-        (("seg_train", "seg_test", "seg_pred_test"), "two would be the same split"),
-        (("my_training_set", "other"), "my_training_set/, by the name"),
-        (("images_test", "other"), "images_test/, by the name"),
-        (("train_val", "seg_test"), "seg_test/, by the name"),
-    ],
-)
-def test_folders_of_classes_are_never_learnt_as_classes(workdir: Path, folders: tuple[str, ...], said: str) -> None:
-    classes_in(*folders)
-    with pytest.raises(InputError, match=said):
-        read()
 
 
 def test_a_name_of_its_own_wins_over_a_word(workdir: Path) -> None:

@@ -434,7 +434,7 @@ def test_the_keyboard_does_all(open_page: Page) -> None:
     press("ArrowLeft")
     found = checked_bars(open_page)
     rows = np.flatnonzero(np.asarray(on_paper(open_page).convert("L")).min(1) < 128)
-    assert rows[-1] - rows[0] > 12 * 20
+    assert rows[-1] - rows[0] > 12 * (420 / 28)
     press("Tab")
     assert open_page.evaluate("document.activeElement.id") == "clear" and open_page.locator("#pen").is_hidden()
     press("Enter")

@@ -12,8 +12,13 @@ const total = (values) => values.reduce((sum, value) => sum + value, 0);
 
 // Uint8Array (28 x 28) of an ImageData of one digit; null where no digit is seen.
 function digitToPixels(image) {
-  const ink = inkOf(planesOf(image, 1, paperOf(image))[0]);
+  const ink = inkOf(planesOf(image, 1, isOpaque(image) ? 255 : paperOf(image))[0]);
   return ink && placed(ink);
+}
+
+function isOpaque({ data }) {
+  for (let i = 3; i < data.length; i += 4) if (data[i] !== 255) return false;
+  return true;
 }
 
 // White or black, 255 or 0, whichever behind the transparent parts shows what is drawn.
@@ -41,23 +46,31 @@ function blank(width, height) {
   return { values: new Int32Array(width * height), width, height };
 }
 
+// A picture with rows and columns exchanged.
+function turned({ values, width, height }) {
+  const result = blank(height, width);
+  const to = result.values;
+  for (let y = 0, from = 0; y < height; y++) {
+    for (let x = 0, at = y; x < width; x++, at += height) to[at] = values[from++];
+  }
+  return result;
+}
+
 // A picture whose lines along an axis, 0 down the columns and 1 along the rows, are what `change` makes of them. Lines of
 // one value stay as they are where that `keeps` them, for speed: most of a drawing is blank.
-function along(axis, { values, width, height }, change, keeps = true) {
-  const [lines, jump, length, step] = axis === 0 ? [width, 1, height, width] : [height, width, width, 1];
-  const result = values.slice();
-  const line = new Int32Array(length);
-  for (let k = 0; k < lines; k++) {
-    const begin = k * jump;
-    const end = begin + length * step;
-    let at = begin;
-    if (keeps) while (at < end && values[at] === values[begin]) at += step;
-    if (at >= end) continue;
-    for (let i = 0, at = begin; i < length; i++, at += step) line[i] = values[at];
+function along(axis, picture, change, keeps = true) {
+  if (axis === 0) return turned(along(1, turned(picture), change, keeps));
+  const { width, height } = picture;
+  const values = picture.values.slice();
+  for (let y = 0; y < height; y++) {
+    const line = values.subarray(y * width, (y + 1) * width);
+    let at = 0;
+    if (keeps) for (const first = line[0]; at < width && line[at] === first; ) at++;
+    if (at === width) continue;
     const changed = change(line);
-    for (let i = 0, at = begin; i < length; i++, at += step) result[at] = changed[i];
+    if (changed !== line) line.set(changed);
   }
-  return { values: result, width, height };
+  return { values, width, height };
 }
 
 // In UNITs: the means of square blocks, as large as brings the longer side to at most MOST pixels.
@@ -67,16 +80,15 @@ function shrunk(grey) {
   const [across, down] = [Math.min(side, grey.width), Math.min(side, grey.height)];
   const means = blank(width, height);
   const [count, half] = [across * down, over(across * down, 2)];
-  for (let row = 0; row < height; row++) {
-    for (let column = 0; column < width; column++) {
-      const first = row * down * grey.width + column * across;
-      let sum = 0;
-      for (let y = 0; y < down; y++) {
-        for (let x = 0; x < across; x++) sum += grey.values[first + y * grey.width + x];
-      }
-      means.values[row * width + column] = over(sum * UNIT + half, count);
+  const from = grey.values;
+  const to = means.values;
+  for (let y = 0; y < height * down; y++) {
+    const first = over(y, down) * width;
+    for (let column = 0, at = y * grey.width; column < width; column++) {
+      for (let x = 0; x < across; x++) to[first + column] += from[at++];
     }
   }
+  for (let i = 0; i < to.length; i++) to[i] = over(to[i] * UNIT + half, count);
   return means;
 }
 
@@ -187,27 +199,26 @@ function components({ values, width, height }) {
 }
 
 // The parts of a mask: of each, from 0, its pixels, those at its outline, ink, greatest ink, and box; and each pixel's.
-function partsOf(mask, ink) {
-  const { values, width, height } = mask;
-  const [labels, count] = components(mask);
+function partsOf({ values, width, height }, { values: amounts }) {
+  const [labels, count] = components({ values, width, height });
   const parts = Array.from({ length: count }, () => (
     { area: 0, outline: 0, mass: 0, peak: 0, left: width, top: height, right: -1, bottom: -1 }
   ));
-  for (let i = 0; i < labels.length; i++) {
-    if (labels[i] === 0) continue;
-    const part = parts[labels[i] - 1];
-    const x = i % width;
-    const y = (i - x) / width;
-    const edge = x === 0 || y === 0 || x === width - 1 || y === height - 1;
-    const inner = !edge && values[i - width] && values[i + width] && values[i - 1] && values[i + 1];
-    part.area += 1;
-    part.outline += inner ? 0 : 1;
-    part.mass += ink.values[i];
-    part.peak = Math.max(part.peak, ink.values[i]);
-    part.left = Math.min(part.left, x);
-    part.top = Math.min(part.top, y);
-    part.right = Math.max(part.right, x);
-    part.bottom = Math.max(part.bottom, y);
+  for (let y = 0, i = 0; y < height; y++) {
+    const edge = y === 0 || y === height - 1;
+    for (let x = 0; x < width; x++, i++) {
+      if (labels[i] === 0) continue;
+      const part = parts[labels[i] - 1];
+      const inner = !edge && x > 0 && x < width - 1 && values[i - width] && values[i + width] && values[i - 1] && values[i + 1];
+      part.area += 1;
+      if (!inner) part.outline += 1;
+      part.mass += amounts[i];
+      if (amounts[i] > part.peak) part.peak = amounts[i];
+      if (x < part.left) part.left = x;
+      if (x > part.right) part.right = x;
+      if (y < part.top) part.top = y;
+      part.bottom = y;
+    }
   }
   for (const part of parts) {
     [part.width, part.height] = [part.right - part.left + 1, part.bottom - part.top + 1];
@@ -234,9 +245,10 @@ function flatBorder({ values, width, height }) {
   return near.length * 10 >= 9 * edge.length ? middle : null;
 }
 
-function multiplied(factor, { values, width, height }) {
+function negated({ values, width, height }) {
   const result = blank(width, height);
-  for (let i = 0; i < values.length; i++) result.values[i] = factor * values[i];
+  const to = result.values;
+  for (let i = 0; i < to.length; i++) to[i] = -values[i];
   return result;
 }
 
@@ -245,12 +257,10 @@ function inkOf(grey) {
   const values = shrunk(grey);
   const smooth = blurred(values, over(Math.max(values.width, values.height) + 100, 200));
   const border = flatBorder(smooth);
-  let best = null;
-  for (const sign of [1, -1]) { // dark on light, light on dark
-    const found = candidate(multiplied(sign, values), multiplied(sign, smooth), border === null ? null : sign * border);
-    if (found !== null && (best === null || found.contrast > best.contrast)) best = found;
-  }
-  return best && best.ink;
+  const dark = candidate(values, smooth, border);
+  const light = candidate(negated(values), negated(smooth), border === null ? null : -border);
+  if (dark === null || light === null) return (dark ?? light)?.ink ?? null;
+  return light.contrast > dark.contrast ? light.ink : dark.ink;
 }
 
 // The value of that rank, from 0, among ink from 0 to FULL: counted, which is faster than sorting.
@@ -271,7 +281,8 @@ function share(value, paper) {
 // The shares, of the paper, by which values lie below it.
 function below(paper, { values, width, height }) {
   const result = blank(width, height);
-  for (let i = 0; i < values.length; i++) result.values[i] = share(paper.values[i] - values[i], paper.values[i]);
+  const [to, from] = [result.values, paper.values];
+  for (let i = 0; i < to.length; i++) to[i] = share(from[i] - values[i], from[i]);
   return result;
 }
 
@@ -282,8 +293,9 @@ function candidate(values, smooth, border) {
   let paper = closed(smooth, Math.max(over(side, 2), 3), border === null ? BEYOND : border);
   let rise = below(paper, smooth);
   const noise = ranked(rise.values, over(rise.values.length, 2));
+  const least = 3 * noise + 96;
   const mask = blank(width, height);
-  for (let i = 0; i < mask.values.length; i++) mask.values[i] = rise.values[i] > 3 * noise + 96 ? 1 : 0;
+  for (let i = 0; i < mask.values.length; i++) mask.values[i] = rise.values[i] > least ? 1 : 0;
   // Faint lines hang on to a digit only by what is far below its own ink.
   const all = partsOf(mask, rise);
   if (!all.parts.length) return null;
@@ -377,14 +389,14 @@ function boxOf({ values, width, height }) {
   let top = height;
   let right = 0;
   let bottom = 0;
-  for (let i = 0; i < values.length; i++) {
-    if (values[i] === 0) continue;
-    const x = i % width;
-    const y = over(i, width);
-    left = Math.min(left, x);
-    right = Math.max(right, x + 1);
-    top = Math.min(top, y);
-    bottom = Math.max(bottom, y + 1);
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      if (values[i] === 0) continue;
+      if (x < left) left = x;
+      if (x >= right) right = x + 1;
+      if (y < top) top = y;
+      bottom = y + 1;
+    }
   }
   return left < right ? [left, top, right, bottom] : null;
 }

@@ -93,6 +93,13 @@ def test_a_photo_becomes_what_a_drawing_does(name: str) -> None:
     assert like(PHOTOS[name]()) > 0.9
 
 
+def test_what_is_prepared_already_stays_as_it_is() -> None:
+    made = digit_to_pixels(PIL.Image.fromarray(seven().astype(np.uint8)))
+    assert torch.equal(digit_to_pixels(PIL.Image.fromarray(made[0].numpy())), made)
+    for other in (made.roll(2, 1), made.roll(2, 2), 255 - made):  # not in the middle; not light on dark
+        assert not torch.equal(digit_to_pixels(PIL.Image.fromarray(other[0].numpy())), other)
+
+
 @pytest.mark.parametrize("side", [100, 3000])
 def test_at_any_size(side: int) -> None:
     picture = PIL.Image.fromarray(seven().astype(np.uint8)).resize((side, side), PIL.Image.Resampling.BICUBIC)

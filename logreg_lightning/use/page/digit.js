@@ -12,8 +12,25 @@ const total = (values) => values.reduce((sum, value) => sum + value, 0);
 
 // Uint8Array (28 x 28) of an ImageData of one digit; null where no digit is seen.
 function digitToPixels(image) {
-  const ink = inkOf(planesOf(image, 1, isOpaque(image) ? 255 : paperOf(image))[0]);
+  const [grey] = planesOf(image, 1, isOpaque(image) ? 255 : paperOf(image));
+  if (isPlaced(grey)) return grey.values;
+  const ink = inkOf(grey);
   return ink && placed(ink);
+}
+
+// Whether a picture is already what `placed` makes, as MNIST's own images are.
+function isPlaced({ values, width, height }) {
+  if (width !== WIDTH || height !== HEIGHT) return false;
+  const box = boxOf({ values, width, height });
+  if (box === null) return false;
+  const sum = total(values);
+  let [across, down] = [0, 0];
+  for (let i = 0; i < SIZE; i++) {
+    across += values[i] * ((i % WIDTH) - 14);
+    down += values[i] * (over(i, WIDTH) - 14);
+  }
+  const centred = 2 * Math.abs(across) <= sum && 2 * Math.abs(down) <= sum;
+  return centred && Math.max(box[2] - box[0], box[3] - box[1]) === 20;
 }
 
 function isOpaque({ data }) {

@@ -1,6 +1,6 @@
 """The page: its numbers against Python's, and what a person does on it, in a real browser.
 
-python tests/use/test_page.py RUN FILE.png    # draws a seven on a run's page and takes a picture of it
+PYTHONPATH=tests python tests/use/test_page.py RUN FILE.png  # draws a seven on a run's page and takes a picture of it
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def scrawls() -> list[np.ndarray[Any, Any]]:
     blank = np.full((40, 50, 4), 255, np.uint8)
     dot = blank.copy()
     dot[3, 4, :3] = 0
-    picture = digit_to_pixels(PIL.Image.fromarray(found[0][..., 0]))[0].numpy()
-    moved = [np.roll(picture, by, (0, 1)) for by in ((0, 0), (1, 0), (0, 1))]
+    digit = digit_to_pixels(PIL.Image.fromarray(found[0][..., 0]))[0].numpy()
+    moved = [np.roll(digit, by, (0, 1)) for by in ((0, 0), (1, 0), (0, 1))]
     found += [np.asarray(PIL.Image.fromarray(values).convert("RGBA")) for values in moved]
     return [*found, blank, dot, dot[3:4, 4:5], np.ascontiguousarray(dot[:1])]
 

@@ -207,6 +207,8 @@ class _Reader:
                 is_folder = entry.is_dir(follow_symlinks=False)
                 files = [Path(root, name) for root, _, names in os.walk(inside) for name in names]
                 self._leave_out(reason, *(files if is_folder else [inside]))
+            elif entry.is_symlink() and not inside.exists():  # of one that leads to itself, is_dir raises an error
+                self._leave_out(BROKEN, inside)
             elif entry.is_dir():
                 real = os.path.realpath(inside) if entry.is_symlink() else str(Path(above[-1], entry.name))
                 if real in above:
@@ -330,8 +332,9 @@ class _Reader:
 
     def _by_word(self, name: str, taken: set[str | None]) -> str | None:
         """The one split that a word of the name says, unless that is taken or a model knows a class of that name."""
-        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-        splits = {SPLITS[word.casefold()] for word in words if word.casefold() in SPLITS}
+        words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+        words += [word.removesuffix(ending) for word in words for ending in ("set", "data")]  # testset is one word
+        splits = {SPLITS[word] for word in words if word in SPLITS}
         is_clear = len(splits) == 1 and not splits & taken and name not in (self.known or ())
         return splits.pop() if is_clear else None
 
@@ -372,14 +375,16 @@ class _Reader:
             )
 
     def _deeper(self, splits: dict[str, dict[str, Folder]]) -> list[str]:
-        folders = [of_class for classes in splits.values() for of_class in classes.values() if of_class.folders]
-        if not folders:
+        inside = [
+            (deeper, name) for of_split in splits.values() for name, f in of_split.items() for deeper in f.folders
+        ]
+        if not inside:
             return []
-        count = sum(1 for folder in folders for deeper in folder.folders for _ in deeper.all_files())
-        first = folders[0].folders[0]
+        count = sum(1 for deeper, _ in inside for _ in deeper.all_files())
+        first, name = inside[0]
         return [
             f"{count:,} pictures are in folders inside a class's, such as {self._name(first)}/: they are of the class "
-            f"{folders[0].name}"
+            f"{name}"
         ]
 
 

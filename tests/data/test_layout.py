@@ -47,6 +47,7 @@ SPLITS = {"train": {"cats:cats0.png", "dogs:dogs0.png"}, "test": {"cats:cats1.pn
         ("archive/data/train", "archive/data/test"), ("train/images", "test/images"),
         ("train", "seg_test"), ("seg_train", "test"), ("images_train", "images_test"), ("train_images", "test_images"),
         ("dataset-train", "dataset-test"), ("my_training_set", "my_test_set"),
+        ("trainset", "testset"), ("TRAINDATA", "valdata"), ("TrainSet", "Testset"),
     ],
 )  # fmt: skip
 def test_splits_by_the_names_in_use(workdir: Path, names: tuple[str, str]) -> None:
@@ -65,6 +66,9 @@ def test_three_splits(workdir: Path) -> None:
 def test_each_class_may_have_its_splits_inside(workdir: Path) -> None:
     touch("cats/train/cats0.png", "cats/test/cats1.png", "dogs/train/dogs0.png", "dogs/test/dogs1.png")
     assert found() == SPLITS
+    touch("cats/train/big/cats0.png")
+    assert found() == SPLITS
+    assert read().notes[-1].endswith("such as cats/train/big/: they are of the class cats")
 
 
 def test_a_test_folder_without_labels_is_left_out(workdir: Path) -> None:
@@ -126,10 +130,11 @@ def test_links_are_followed_but_not_in_circles(workdir: Path) -> None:
     Path("pets/dogs/again").symlink_to(Path("pets").resolve())
     Path("elsewhere/deep/up").symlink_to(Path("elsewhere").resolve())
     Path("pets/dogs/gone").symlink_to("nowhere")
+    Path("pets/dogs/itself").symlink_to("itself")
     Path("pets/fish").symlink_to(Path("elsewhere").resolve())
     assert found() == {"train": {"cats:1.png", "cats:3.png", "dogs:2.png", "fish:3.png"}}
     assert {reason: len(paths) for reason, paths in read().left_out.items()} == {
-        "links in a circle": 3, "links, pipes and devices that are no files": 1,
+        "links in a circle": 3, "links, pipes and devices that are no files": 2,
     }  # fmt: skip
     assert "2 pictures are in folders inside a class's, such as cats/more/" in read().notes[0]
 

@@ -13,6 +13,9 @@ OVERFITTED = 0.1
 ELSEWHERE = 0.05
 """By how much validation accuracy may exceed test accuracy, however many images both are of."""
 
+CLEAR = 2
+"""Standard errors by which test accuracy must exceed the most frequent class's share: one run in forty by chance."""
+
 SURE = 3
 """Standard errors beyond which a difference is no chance: one run in a thousand."""
 
@@ -43,17 +46,13 @@ def advice(
             comparison is fair.
     """
     test, majority = results["test/accuracy"], results["majority_class_accuracy"]
-    backbone = f"the features of a backbone (--data.features {EMBEDDED}), " if results["features"] == "pixels" else ""
-    if test <= majority + _standard_error(majority, num_test):
-        balance = "class_weight balanced, " if majority > 0.5 else ""
-        return (
-            f"test/accuracy {test:.3g} is no better than always predicting the most frequent class ({majority:.3g}): "
-            f"try {backbone}{balance}more or larger pictures, and check the labels"
-        )
     train, val, loss = results.get("train/accuracy"), results.get("val/accuracy"), results.get("test/loss", 0.0)
+    backbone = f"the features of a backbone (--data.features {EMBEDDED}), " if results["features"] == "pixels" else ""
     # A loss of single images spreads about as widely as it is large.
     is_worse_than_guessing = loss > guessing * (1 + SURE / math.sqrt(num_test))
     worse = f"test/loss {loss:.3g} is above that of guessing by the classes' frequencies, {guessing:.3g}"
+    if majority == 1:
+        return "all test images are of one class, so test/accuracy says little: test on images of each class"
     if val is not None and val - test > max(
         ELSEWHERE, SURE * _standard_error_of_difference(val, num_val, test, num_test)
     ):
@@ -62,6 +61,13 @@ def advice(
             + (f", and {worse}" if is_worse_than_guessing else "")
             + ": the test images are of another kind than those trained on, or the validation images resemble the "
             "training images too much (parts of one recording, say); look at them, and split by where they come from"
+        )
+    if test <= majority + CLEAR * _standard_error(majority, num_test):
+        balance = "class_weight balanced, " if majority > 0.5 else ""
+        better = "no better" if test <= majority else f"on {num_test:,} images not clearly better"
+        return (
+            f"test/accuracy {test:.3g} is {better} than always predicting the most frequent class ({majority:.3g}): "
+            f"try {backbone}{balance}more or larger pictures, and check the labels"
         )
     if is_worse_than_guessing:
         return (

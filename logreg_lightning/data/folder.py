@@ -35,8 +35,6 @@ TEST_SEED = -1
 CHUNK = 100
 """Files that a thread looks at in one go: with one at a time, threads wait for each other more than for a disk."""
 
-_NONE_READABLE = "{folder}: none of its {count} files is a readable picture; use another folder"
-
 
 class FolderSource:
     """The data set in such a folder.
@@ -64,7 +62,10 @@ class FolderSource:
     def _files(self) -> FilePictures:
         paths = [path for path, _, _ in self.layout.files]
         if not paths:
-            raise InputError(_NONE_READABLE.format(folder=self.folder, count=0))
+            raise InputError(
+                f"{self.folder} holds no pictures in a folder of their class; use another folder, or predict.py, which "
+                "takes pictures without classes"
+            )
         return FilePictures(self.folder, paths, self.root / "contents" / f"{key_of(self.folder)}.json")
 
     @functools.cached_property
@@ -100,7 +101,7 @@ class FolderSource:
         is_readable[list(unreadable)] = False
         readable = is_readable.nonzero().flatten()
         if not len(readable):
-            raise InputError(_NONE_READABLE.format(folder=self.folder, count=len(files)))
+            raise InputError(f"{self.folder}: none of its {len(files)} files is a readable picture; use another folder")
         all_labels = torch.tensor([label for _, _, label in files])
         left_out: dict[str, Sequence[Path | str]] = {**self.layout.left_out}
         if unreadable:

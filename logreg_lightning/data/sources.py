@@ -27,6 +27,9 @@ def source_of(dataset: str, root: Path, known: Sequence[str] | None = None) -> S
         return ArraySource(dataset, partial(named.load, dataset, root), partial(named.prepare, dataset, root))
     folder = Path(dataset)
     if not folder.is_dir():
+        if folder.exists() or folder.name != dataset:
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise InputError(f"`dataset={dataset!r}` {what}; use a folder that holds a data set")
         names = ", ".join(named.NAMES)
         raise InputError(f"`dataset={dataset!r}` is not known; use auto, {names}, or a folder's path")
     if npy.is_npy_folder(folder):

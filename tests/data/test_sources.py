@@ -26,6 +26,10 @@ def source(dataset: str, features: str = "pixels") -> View:
 def test_a_data_set_that_is_not_known(workdir: Path, features: str) -> None:
     with pytest.raises(InputError, match=r"^`dataset='mnits'` is not known; use auto, mnist, .* or a folder's path$"):
         source("mnits", features)
+    Path("mnits.zip").touch()
+    for dataset, why in (("mnits.zip", "is no folder"), ("./mnits", "does not exist"), ("a/mnist", "does not exist")):
+        with pytest.raises(InputError, match=f"^`dataset='{dataset}'` {why}; use a folder that holds a data set$"):
+            source(dataset, features)
     with pytest.raises(InputError, match="`features='pixel'` is not known; use pixels"):
         source("mnist", "pixel")
 

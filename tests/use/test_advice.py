@@ -26,7 +26,7 @@ CASES: list[tuple[dict[str, Any], dict[int, float], str | None]] = [
     (
         {"test/accuracy": 0.21, "val/accuracy": 0.25},
         LATER,
-        f"0.21 is on 400 images not clearly better than always predicting the most frequent class (0.2): {BACKBONE}more",
+        f"0.21 is on 400 images not clearly better than always predicting the most frequent class (0.2): {BACKBONE}",
     ),
     ({"test/accuracy": 0.2, "val/accuracy": 0.25}, LATER, "0.2 is no better than always predicting"),
     ({"test/accuracy": 0.23, "val/accuracy": 0.25}, LATER, "not clearly better"),  # 1.5 standard errors

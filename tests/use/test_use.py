@@ -195,6 +195,7 @@ WRONG: list[tuple[Main, str, str]] = [
     (evaluate.main, "{run} --split=train", "split"),
     (evaluate.main, "{run} --data.dataset=digits", "its image"),
     (evaluate.main, "{run} --data.dataset=cats", "--data.dataset cats is not known"),
+    (evaluate.main, "{run} --data.dataset=configs", "configs holds no pictures in a folder of their class"),
     (evaluate.main, "{run} --jsno", "did you mean --json?"),
     (predict.main, "nowhere my.png", "no checkpoint found at nowhere"),
     (predict.main, "{run} nowhere.png", "nowhere.png does not exist"),

@@ -21,7 +21,7 @@ from logreg_lightning.data.dataset import Images
 from logreg_lightning.data.loader import EvalLoader
 from logreg_lightning.datamodule import ImageDataModule
 from logreg_lightning.model import LogisticRegression
-from logreg_lightning.runtime.names import printable
+from logreg_lightning.runtime.names import printable, width
 from logreg_lightning.runtime.saver import Saver
 from logreg_lightning.use.by_class import ByClass
 from logreg_lightning.use.classifier import MOST_CLASSES
@@ -30,8 +30,11 @@ from logreg_lightning.use.labels import Drawing, labels
 SHOWN = 10
 """Images in a picture of mistakes or hits."""
 
-LINE = 20
-"""Letters above a picture that its width has place for; longer lines are drawn smaller."""
+LINE = 12
+"""Letters above a picture that are written in one line."""
+
+LETTER, CAPITAL = 0.62, 0.75
+"""Widths of most letters of DejaVu Sans at most, of the height of the font."""
 
 PICTURE = 128
 """Height and width at which the pictures of features are shown."""
@@ -165,6 +168,15 @@ def _figure(title: str, width: float = 5, height: float = 4) -> Drawing:
     return figure
 
 
+def _fitting(lines: Sequence[str], inches: float, most: float) -> float:
+    """The size of a font, in points, at which the longest of these lines is so wide at most."""
+    parts = [part for line in lines for part in line.split("\n") if part]
+    longest = max(
+        (LETTER * width(part) + (CAPITAL - LETTER) * sum(map(str.isupper, part)) for part in parts), default=1
+    )
+    return min(most, 72 * inches / longest)
+
+
 def _name_below(axes: Axes, names: Sequence[str], **style: Any) -> None:
     """Writes a name below each place from 0 on, aslant where one is long."""
     is_long = max(map(len, names)) > 3
@@ -187,8 +199,9 @@ def _tiles(
     rows, gap = max(1, -(-count // columns)), max(1, round(0.4 * height))
     blank = float("nan") if images.is_floating_point() else 255
     sheet = torch.full((rows * (height + gap), columns * (width + 2), *images.shape[3:]), blank, dtype=images.dtype)
-    longest = max((len(part) for line in lines for part in line.split("\n")), default=0)
-    size = 9 * min(1.0, LINE / max(longest, 1))
+    box = axes.get_window_extent()
+    dots = min(box.width / sheet.shape[1], box.height / sheet.shape[0])  # of a pixel: `imshow` keeps these square
+    size = _fitting(lines, width * dots / cast(Figure, axes.figure).dpi, 9)
     for index, (image, line) in enumerate(zip(images, lines, strict=True)):
         top, left = index // columns * (height + gap) + gap, index % columns * (width + 2) + 1
         sheet[top : top + height, left : left + width] = image
@@ -201,9 +214,9 @@ def weights(model: LogisticRegression, names: tuple[str, ...]) -> Figure:
     """The weight images on one symmetric scale."""
     values, limit = model.classifier().weight_images()
     figure = _figure("Weights: red for the class, blue against", 5, 2.8)
-    axes = figure.add_axes((0.02, 0.02, 0.86, 0.9))
+    axes = figure.add_axes((0.02, 0.02, 0.77, 0.9))
     drawn = _tiles(axes, values[:MOST_CLASSES, None], labels(names)[:MOST_CLASSES], 5, (-limit, limit), "RdBu_r")
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", extend="both")
+    figure.colorbar(drawn, cax=figure.add_axes((0.81, 0.15, 0.03, 0.66)), label="weight", extend="both")
     return figure
 
 
@@ -213,13 +226,14 @@ def confusion_matrix(probabilities: Tensor, targets: Tensor, names: tuple[str, .
     classes = by_class.most_confused(MOST_CLASSES)
     counts = by_class.matrix(classes)
     figure = _figure(f"Confusion matrix ({split})", 5, 4.6)
-    axes = figure.add_axes((0.17, 0.17, 0.71, 0.72))
+    shown = labels(names)
+    ticks = [shown[label] for label in classes]
+    most, count_size = (10, 8) if len(classes) <= 10 else (7, 6)
+    tick_size = _fitting(ticks, 0.9, most)
+    axes = figure.add_axes((0.27, 0.25, 0.65, 0.64) if max(map(len, ticks)) > 3 else (0.17, 0.17, 0.71, 0.72))
     if len(classes) < len(names):
         axes.set_title(f"the {len(classes)} most confused of {len(names):,} classes", fontsize=9)
     drawn = axes.imshow(counts.numpy(), cmap="Blues")
-    shown = labels(names)
-    ticks = [shown[label] for label in classes]
-    tick_size, count_size = (10, 8) if len(classes) <= 10 else (7, 6)
     _name_below(axes, ticks, fontsize=tick_size)
     axes.set_yticks(range(len(classes)), ticks, fontsize=tick_size)
     axes.set_xlabel("Predicted class", fontsize=10)
@@ -273,7 +287,17 @@ def precision_recall(probabilities: Tensor, targets: Tensor, names: tuple[str, .
         for label in range(len(names)):
             curve = precision_recall_curve(probabilities[:, label].contiguous(), of_truth[targets == label])
             axes.plot(*curve, "-" if label < 10 else "--", color=f"C{label % 10}")
-        axes.legend(axes.lines, labels(names), title="class", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        shown = labels(names)
+        size = min(_fitting(shown, 0.6, 10), 200 / len(shown))
+        axes.legend(
+            axes.lines,
+            shown,
+            title="class",
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            fontsize=size,
+            handlelength=1,
+        )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     axes.grid(alpha=0.3)
     return figure
@@ -326,10 +350,11 @@ def class_counts(data: ImageDataModule) -> Figure:
     names = data.data.classes
     counts = torch.bincount(data.data.train.labels[data.train_indices], minlength=len(names))
     figure = _figure(f"Training images: {int(counts.sum()):,}", 5, 3.6)
-    axes = figure.add_axes((0.17, 0.2, 0.8, 0.69))
+    axes = figure.add_axes((0.17, 0.3, 0.8, 0.59))
     if len(names) <= MOST_CLASSES:
         bars = axes.bar(range(len(names)), counts.tolist())
-        _name_below(axes, labels(names))
+        shown = labels(names)
+        _name_below(axes, shown, fontsize=_fitting(shown, 0.8, 10))
         axes.bar_label(bars, fmt="{:.0f}", fontsize=7)
         axes.set_xlabel("class")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import PIL.Image
 import pytest
 import torch
 from conftest import Patch, events_of, fit
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.use import figures
@@ -62,6 +65,36 @@ def test_weights_share_one_symmetric_scale_as_they_act_on_pixels() -> None:
     limit = float(np.percentile(weights.numpy(), 98))
     assert drawn.get_clim() == pytest.approx((-limit, limit)) and limit < weights.max()
     assert [text.get_text() for text in figure.axes[0].texts] == ["a", "b", "c"]
+
+
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.mark.parametrize(
+    "names", [CIFAR, ("GOLDEN_RETRIEVER", "a" * 200), tuple(f"class number {k}" for k in range(20))]
+)
+def test_names_are_inside_the_figure_and_side_by_side(names: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    probabilities, targets = torch.rand(60, len(names)).softmax(1), torch.randint(len(names), (60,))
+    shown = figures.labels(names)
+    lines = [f"{name}\ntaken for {name}, 100%" for name in shown[:10]]
+    drawn = {
+        "weights": figures.weights(LogisticRegression(784, len(names)), names),
+        "confusion": figures.confusion_matrix(probabilities, targets, names, "test"),
+        "curves": figures.precision_recall(probabilities, targets, names, "test"),
+        "grid": figures.grid(torch.zeros(len(lines), 1, 28, 28).byte(), lines, "Mistakes"),
+    }
+    for kind, figure in drawn.items():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        box, axes = figure.bbox.padded(1), figure.axes[0]
+        texts = [text for text in figure.findobj(Text) if any(name in text.get_text() for name in shown)]
+        assert len(texts) >= len(lines)
+        for text in texts:
+            extent = text.get_window_extent()
+            assert all(box.contains(x, y) for x, y in extent.get_points()), (kind, text)
+        above = [text.get_window_extent() for text in axes.texts] if kind in ("weights", "grid") else []
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(above, 2)), kind
 
 
 def test_the_reliability_diagram_agrees_with_torchmetrics() -> None:

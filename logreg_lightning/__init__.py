@@ -41,6 +41,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name] not in ("errors", "use.classifier"):  # which need no Lightning
+        importlib.import_module(f"{__name__}.runtime.processes").check_variables()
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

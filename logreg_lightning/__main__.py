@@ -6,6 +6,8 @@ import importlib
 import sys
 from importlib.metadata import version
 
+from logreg_lightning import cli
+
 COMMANDS = {
     "fit": "train, or resume a run",
     "sweep": "train many settings at once",
@@ -15,13 +17,19 @@ COMMANDS = {
 }
 
 
+def run(name: str) -> None:
+    """Runs the command of that name with the words after its own; what it needs is imported no earlier."""
+    cli.check_variables(name)
+    folder = "" if name in ("fit", "sweep") else "use."
+    importlib.import_module(f"logreg_lightning.{folder}{name}").main()
+
+
 def main() -> None:
     """Runs the command that the first word names with the words after it."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv[1:] = words
-        folder = "" if name in ("fit", "sweep") else "use."
-        importlib.import_module(f"logreg_lightning.{folder}{name}").main()
+        run(name)
     elif name in ("-h", "--help"):
         lines = (f"  {command:<10}{does}" for command, does in COMMANDS.items())
         print("usage: logreg-lightning COMMAND ...\n", *lines, "\nlogreg-lightning COMMAND --help", sep="\n")

@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from logreg_lightning.errors import InputError, RunError
-from logreg_lightning.runtime import runs
+from logreg_lightning.runtime import processes, runs
 from logreg_lightning.runtime.files import DENIED, FULL
 from logreg_lightning.runtime.names import printable, shortened
 from logreg_lightning.runtime.output import quiet, say
@@ -106,6 +106,14 @@ def command(name: str, parser: ArgumentParser, run: Callable[[Namespace], None],
             raise
         status, remedy = (1, "make room, or use another place") if error.errno in FULL else (2, "get access to it")
         _end(parser, status, f"{error.filename} cannot be used ({error.strerror}); {remedy}")
+
+
+def check_variables(name: str) -> None:
+    """Ends the command of that name in a sentence where Lightning's import would be a traceback."""
+    try:
+        processes.check_variables()
+    except InputError as error:
+        _end(new_parser(name, "", ""), 2, str(error))
 
 
 def settings_of_run(parser: ArgumentParser, argv: list[str] | None, folder: Path) -> Namespace:

@@ -8,7 +8,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from logreg_lightning.use.evaluate import main  # noqa: E402
+from logreg_lightning.__main__ import run  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    run("evaluate")

@@ -11,7 +11,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # outside the training loop, which saves first, Ctrl-C just ends
 
-from logreg_lightning.fit import main  # noqa: E402
+from logreg_lightning.__main__ import run  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    run("fit")

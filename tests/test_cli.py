@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -42,7 +43,12 @@ from conftest import (
 )
 from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 
+import logreg_lightning
+from logreg_lightning.__main__ import COMMANDS
+from logreg_lightning.__main__ import main as main_of_all
+from logreg_lightning.errors import InputError
 from logreg_lightning.fit import build_parser, main
+from logreg_lightning.fit import fit as fit_in_python
 from logreg_lightning.runtime.checkpoints import read
 from logreg_lightning.runtime.files import locked
 from logreg_lightning.sweep import main as sweep
@@ -336,6 +342,48 @@ def test_what_a_launcher_left_in_the_environment_is_refused(
     for command in (main, sweep):
         refused([*QUICK, f"--devices={devices}", "--accelerator=cpu"], f"error: {named} in the env", capsys, command)
     assert not Path("lightning_logs").exists()
+
+
+NO_NUMBERS = [("RANK", "x"), ("LOCAL_RANK", "abc"), ("SLURM_PROCID", ""), ("WORLD_SIZE", "-1"), ("WORLD_SIZE", "1.5")]
+NO_NUMBERS += [("MASTER_PORT", "abc"), ("MASTER_PORT", "70000"), ("SLURM_NTASKS", "0"), ("LOCAL_WORLD_SIZE", "two")]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_NUMBERS)
+def test_what_is_no_number_of_a_process_is_refused_before_lightning_is_imported(
+    workdir: Path, capsys: Capsys, monkeypatch: Patch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    def script(words: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPTS / words[0]), *words[1:]])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    def package(words: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["logreg-lightning", *words])
+        main_of_all()
+
+    for command, module in zip(COMMANDS, ("fit", "sweep", "use.evaluate", "use.predict", "use.export"), strict=True):
+        monkeypatch.setitem(sys.modules, f"logreg_lightning.{module}", None)  # importing it fails
+        for start, word in ((script, f"{command}.py"), (package, command)):
+            refused([word, "last"], f"error: {name}={value} in the environment must be a whole num", capsys, start)
+
+
+def test_python_is_told_of_a_number_that_is_none(workdir: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    for name in ("fit", "sweep", "LogisticRegression"):
+        monkeypatch.delitem(vars(logreg_lightning), name, raising=False)
+        with pytest.raises(InputError, match="LOCAL_RANK=x in the env"):
+            getattr(logreg_lightning, name)
+    assert logreg_lightning.load
+    with pytest.raises(InputError, match="LOCAL_RANK=x in the env"):
+        fit_in_python("digits")  # imported before the variable was set
+
+
+@pytest.mark.slow
+def test_a_process_says_it_too(workdir: Path) -> None:
+    script = [sys.executable, str(SCRIPTS / "fit.py"), *QUICK]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env={**os.environ, "RANK": "x"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "RANK=x in the environment" in done.stderr
 
 
 CONTRADICTIONS = """--data.batch_size=100 --model.lr=3 --data.val_size=0 --seed=5

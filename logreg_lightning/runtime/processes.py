@@ -56,6 +56,33 @@ def check_launched(rank: int, trainer: L.Trainer) -> None:
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Of the environment, in the order in which Lightning reads a process's number from them."""
 
+_NUMBERS = {
+    **dict.fromkeys((*RANK_VARIABLES, "GROUP_RANK", "NODE_RANK", "SLURM_LOCALID", "SLURM_NODEID"), 0),
+    **dict.fromkeys(("JSM_NAMESPACE_LOCAL_RANK", "SLURM_JOB_ID", "LSB_JOBID", "MASTER_PORT", _PARENT), 0),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "JSM_NAMESPACE_SIZE"), 1),
+    **dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"), 1),
+}
+"""Variables that are read as whole numbers, the first of them when Lightning is imported, and the least of each."""
+
+
+def check_variables() -> None:
+    """Makes sure that Lightning can read how many processes there are, and which one this is, from the environment.
+
+    Raises:
+        InputError: a variable is no such number.
+    """
+    for name in _NUMBERS.keys() & os.environ.keys():
+        value, least = os.environ[name], _NUMBERS[name]
+        try:
+            is_right = int(value) >= least and (name != "MASTER_PORT" or int(value) < 2**16)
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise InputError(
+                f"{name}={value} in the environment must be a whole number from {least} on, as torchrun or srun sets "
+                "it; unset it, or correct it"
+            )
+
 
 @contextlib.contextmanager
 def started_by(command: Sequence[str], flags: Sequence[str]) -> Iterator[None]:

@@ -114,6 +114,7 @@ class Experiment:
             stack.enter_context(quiet())
             if not self._verbose:
                 stack.enter_context(muted())
+            processes.check_variables()
             curves.check_folder(self.folder or Path(self._given.get("log_dir", runs.LOGS)))
             processes.end_with_parent(peer_exited_message(self.folder))
             if self.folder is not None:

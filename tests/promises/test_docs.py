@@ -43,7 +43,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def flags(command: str) -> set[str]:
     """Every flag that the command's help lists, with the prefix of its group."""
     script = read(ROOT / "scripts" / f"{command}.py")
-    [module] = re.findall(r"^from (\S+) import main", script, re.M)
+    assert f'run("{command}")' in script
+    module = f"logreg_lightning.{'' if command in ('fit', 'sweep') else 'use.'}{command}"
     return set(re.findall(r"--[\w.]+", importlib.import_module(module).build_parser().format_help()))
 
 

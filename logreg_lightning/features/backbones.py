@@ -204,6 +204,18 @@ def check_name(name: str) -> None:
         )
 
 
+def check_about(about: Mapping[str, Any]) -> None:
+    """Makes sure that a model's `backbone` could be what `Backbone.about` says; loads nothing.
+
+    Raises:
+        ValueError: it cannot be; what is missing raises a KeyError.
+    """
+    check_name(about["name"])
+    types = {"name": str, "image_size": int, "transform": str, "weights": str, "num_features": int}
+    if about["name"] == Pixels.name or any(type(about[name]) is not kind for name, kind in types.items()):
+        raise ValueError(f"its backbone is none: {about}")
+
+
 def load(name: str, image_size: int | None = None) -> Backbone:
     """The backbone of that name, with its weights, for images of its own size or of another; the same for each call.
 

@@ -117,7 +117,7 @@ class TrainingCurve(L.Callback):
         return {"point": self.point, "diverged": self.diverged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.point, self.diverged = state_dict["point"], state_dict["diverged"]
+        self.point, self.diverged = dict(state_dict["point"]), list(state_dict["diverged"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.sums, self.images = [], []

@@ -78,9 +78,10 @@ def check_variables() -> None:
         except ValueError:
             is_right = False
         if not is_right:
+            most = "to 65535" if name == "MASTER_PORT" else "on"
             raise InputError(
-                f"{name}={value} in the environment must be a whole number from {least} on, as torchrun or srun sets "
-                "it; unset it, or correct it"
+                f"{name}={value} in the environment must be a whole number from {least} {most}, as torchrun or srun "
+                "sets it; unset it, or correct it"
             )
 
 

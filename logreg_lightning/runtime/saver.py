@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return checkpoints.read(Path(path))
+
+
+def _numbers(content: dict[Any, Any], key: type) -> dict[Any, Any]:
+    """The same, numbers by keys of that type.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not all(type(name) is key and type(value) in (int, float) for name, value in content.items()):
+        raise ValueError(f"its numbers are {content}")
+    return content
 
 
 # Not a `Checkpoint`: Lightning calls those after all other callbacks, and `StopOnSignal` must come after this one.
@@ -86,8 +98,12 @@ class Saver(L.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.seconds = state_dict["best"], state_dict["seconds"]
-        self.validated, self.earlier = state_dict["validated"], state_dict["earlier"]
+        self.best, self.seconds = float(state_dict["best"]), float(state_dict["seconds"])
+        self.validated = _numbers(state_dict["validated"], str)
+        self.earlier = _numbers(state_dict["earlier"], int)
+        if math.isnan(self.best) or not 0 <= self.seconds < math.inf:
+            raise ValueError(f"the best accuracy was {self.best}, after {self.seconds} seconds")
+        _numbers(state_dict["events"], str)
 
     def path(self, name: str) -> Path:
         """Where the file of that name is."""

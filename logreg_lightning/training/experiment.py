@@ -39,6 +39,7 @@ from logreg_lightning.runtime.threads import drawing, threads_for, use_threads
 from logreg_lightning.training import initialize
 from logreg_lightning.training.hyperparameters import check_whole
 from logreg_lightning.use.by_class import FILES, ByClass, predicted
+from logreg_lightning.use.classifier import read_model
 
 FROM_THE_DATA = ("in_features", "num_classes", "image_shape", "class_names", "backbone", "pixel_range")
 """Parameters of a model that are no settings."""
@@ -120,14 +121,13 @@ class Experiment:
             if self.folder is not None:
                 stack.enter_context(runs.used_by_one(self.folder))
                 self.started = runs.read_config(self.folder)
-            self.state = checkpoints.read(self.checkpoint) if self.checkpoint is not None else None
+            self.state = read_model(self.checkpoint) if self.checkpoint is not None else None
             if self.folder is not None:
                 file = self.checkpoint or self.folder / "checkpoints" / "group_0.ckpt"
                 if (state := self.state or (checkpoints.read(file) if file.is_file() else None)) is not None:
                     with checkpoints.content_of(file):
                         runs.check_edited(file, state["settings"], self.started, self._may_change)
                         self.started = merged(state["settings"], self.started)
-                        state["global_step"] = int(state["global_step"])
             config = settings_of(self.data, self._given, self._settings_of_model)
             self.settings = as_started(config, self.started)
             for name in ("dataset", "batch_size", "val_size"):
@@ -167,6 +167,8 @@ class Experiment:
         if self.checkpoint is not None and self.state is not None:
             with checkpoints.content_of(self.checkpoint):
                 data.check_resumable(self.checkpoint, self.state)
+                fresh = self.machine.fit_loop.state_dict()
+                checkpoints.check_progress(self.state, data.steps_per_epoch, fresh)
         before = runs.read_trained_on(self.folder) if self.folder is not None else None
         if before is not None and str(before["digest"]) != data.copies.digest:
             raise InputError(
@@ -233,17 +235,19 @@ class Experiment:
             model.load_state_dict(state["state_dict"])
             [of_optimizer], callbacks = state["optimizer_states"], state["callbacks"]
             optimizer.load_state_dict(of_optimizer)
-            for parameter, values in optimizer.state.items():
-                for name, value in values.items():
-                    if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                        raise ValueError(f"its {name} has the shape {tuple(value.shape)}")
+            for parameter in model.parameters() if model.momentum else ():
+                value = optimizer.state[parameter]["momentum_buffer"]
+                if value.shape != parameter.shape or not value.isfinite().all():
+                    raise ValueError(f"its momentum_buffer has the shape {tuple(value.shape)}, or is not finite")
             saver.load_state_dict(callbacks["Saver"])
             saver.curve.load_state_dict(callbacks["TrainingCurve"])
-            self.machine.fit_loop.load_state_dict(state["loops"]["fit_loop"])
-            needed = {**state["hyper_parameters"], **callbacks["Saver"]["events"], **state["ImageDataModule"]}
-            rate = of_optimizer["param_groups"][0]["lr"]
-            _ = float(rate), int(needed["steps_per_call"]), int(needed["seed"]), int(state["epoch"])
-            _ = Version(state["pytorch-lightning_version"]), float(saver.best), list(state["lr_schedulers"])
+            _ = float(of_optimizer["param_groups"][0]["lr"]), Version(state["pytorch-lightning_version"])
+            if state["lr_schedulers"] != []:
+                raise ValueError("it has schedulers")
+            trained_with = {**state["hyper_parameters"], "seed": state["ImageDataModule"]["seed"]}
+            for name, value in {**state["settings"]["model"], "seed": state["settings"]["seed"]}.items():
+                if (type(trained_with[name]), trained_with[name]) != (type(value), value):
+                    raise ValueError(f"its {name} is {value} in one place and {trained_with[name]} in another")
             with isolate_rng():
                 LogisticRegression(**state["hyper_parameters"])
 

@@ -52,6 +52,32 @@ def check_whole(name: str, value: Any, least: int, most: int, otherwise: str = "
     raise InputError(f"`{name}` must be {wanted}{otherwise}, not {value!r}")
 
 
+def check_saved(settings: Mapping[str, Any]) -> None:
+    """Makes sure that hyperparameters that a checkpoint holds are of the types and in the ranges that a model has them.
+
+    Raises:
+        ValueError: one is not.
+    """
+    check(**settings)
+    for name, is_right in _SAVED.items():
+        if settings.get(name) is not None and not is_right(settings[name]):
+            raise ValueError(f"its {name} is no model's: {settings[name]!r}")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+_SAVED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("in_features", "num_classes"), _is_size),
+    **dict.fromkeys(("lr", "momentum", "weight_decay"), lambda value: type(value) in (int, float) or value == "auto"),
+    **dict.fromkeys(("standardize", "calibrate"), lambda value: type(value) is bool),
+    "class_names": lambda names: isinstance(names, list | tuple) and all(isinstance(name, str) for name in names),
+    "image_shape": lambda shape: isinstance(shape, list | tuple) and all(map(_is_size, shape)),
+    "pixel_range": lambda ends: math.isfinite(ends[0]) and math.isfinite(ends[1]) and ends[0] < ends[1],
+}
+
+
 def shape_of(in_features: int, image_shape: Sequence[int] | None, backbone: Mapping[str, Any] | None) -> list[int]:
     """An image's shape as it is given, or of a square image, grey or in three colours.
 
@@ -59,6 +85,8 @@ def shape_of(in_features: int, image_shape: Sequence[int] | None, backbone: Mapp
         InputError: an image of that shape, or the backbone, has another number of values.
     """
     shape = plain(image_shape) or list(square_shape(in_features))
+    if len(shape) not in (1, 3):
+        raise InputError(f"`image_shape={shape}` must be channels, height and width, or a number of features")
     if backbone is not None and backbone["num_features"] != in_features:
         raise InputError(f"{backbone['name']} has {backbone['num_features']} features, not `in_features={in_features}`")
     if backbone is None and math.prod(shape) != in_features:

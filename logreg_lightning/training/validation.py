@@ -14,7 +14,7 @@ from logreg_lightning.runtime import checkpoints
 from logreg_lightning.runtime.runs import checkpoint_of
 from logreg_lightning.runtime.threads import drawing
 from logreg_lightning.training import metrics
-from logreg_lightning.use.classifier import Predictor
+from logreg_lightning.use.classifier import Predictor, check_values
 
 
 class ImageClassifier(Predictor, L.LightningModule):
@@ -80,7 +80,11 @@ class ImageClassifier(Predictor, L.LightningModule):
         Raises:
             InputError: it is not a complete checkpoint of this project.
         """
-        content = checkpoints.as_file(checkpoint_path)
+        content = checkpoint_path
+        if isinstance(content, str | Path):
+            read = checkpoints.read(Path(content))
+            check_values(Path(content), read)
+            content = checkpoints.as_file(read)
         with drawing:  # weights that are then replaced; another thread may be at those of a training
             return super().load_from_checkpoint(content, *args, **kwargs)  # which takes an open file in place of a path
 

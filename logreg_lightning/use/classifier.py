@@ -191,6 +191,7 @@ _ON_STANDARDIZED = {f"{STANDARDIZED_LINEAR}.{name}" for name in ("weight", "bias
     "standardizer.scale",
 }
 _MAY_BE = {"temperature", "class_weights"}
+_POSITIVE = {"temperature", "standardizer.scale", "class_weights"}
 
 
 @torch.no_grad()
@@ -202,15 +203,20 @@ def load(run: str | Path) -> Classifier:
     Raises:
         InputError: there is none, or it is not a complete checkpoint of this project's `LogisticRegression`.
     """
-    content = read_model(checkpoint_of(str(run)))
+    path = checkpoint_of(str(run))
+    content = read_model(path)
     settings, state = content["hyper_parameters"], content["state_dict"]
     values = {name: value.float() for name, value in state.items()}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
     linear = "linear" if scaling is None else STANDARDIZED_LINEAR
     weight, backbone = values[f"{linear}.weight"], settings.get("backbone")
+    folded = folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature"))
+    with content_of(path):
+        if not all(part.isfinite().all() for part in folded):
+            raise ValueError("its weights, standardised, are beyond float32")
     return Classifier(
-        *folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature")),
+        *folded,
         hyperparameters.names_of(len(weight), settings.get("class_names")),
         hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
         backbone,
@@ -230,6 +236,7 @@ def read_model(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is of a sweep: promote one of its settings, and use that run")
     with content_of(path):
         state, settings = content["state_dict"], content["hyper_parameters"]
+        check_values(path, content)
         if state.keys() - _MAY_BE not in (_LINEAR, _ON_STANDARDIZED):
             raise InputError(f"{path} holds no `LogisticRegression`; load it with the class that was trained")
         classes, features = settings["num_classes"], settings["in_features"]
@@ -237,12 +244,32 @@ def read_model(path: Path) -> dict[str, Any]:
             shape = {"weight": (classes, features), "temperature": ()}.get(name.rpartition(".")[2], (classes,))
             if name.startswith("standardizer."):
                 shape = (features,)
-            if value.shape != shape or not value.is_floating_point() or not value.isfinite().all():
+            if value.shape != shape:
                 raise ValueError(f"its {name} must be {shape} finite numbers")
-        _low, _high = map(float, settings.get("pixel_range") or (0, 1))
+        for name, key in (("standardize", "standardizer.mean"), ("calibrate", "temperature")):
+            if settings.get(name, key in state) != (key in state):
+                raise ValueError(f"its {name} and its {key} contradict each other")
         hyperparameters.names_of(classes, settings.get("class_names"))
         hyperparameters.shape_of(features, settings.get("image_shape"), settings.get("backbone"))
     return content
+
+
+def check_values(path: Path, content: dict[str, Any]) -> None:
+    """Makes sure of what a checkpoint's content says of a model, of `LogisticRegression` or a subclass.
+
+    Raises:
+        InputError: a hyperparameter is of no type or value that it could have, or a number is none that was trained.
+    """
+    with content_of(path):
+        hyperparameters.check_saved(content["hyper_parameters"])
+        if (backbone := content["hyper_parameters"].get("backbone")) is not None:
+            backbones.check_about(backbone)
+        for name in content["state_dict"].keys() & (_LINEAR | _ON_STANDARDIZED | _MAY_BE):
+            value = content["state_dict"][name]
+            if not value.is_floating_point() or not value.isfinite().all():
+                raise ValueError(f"its {name} must be {tuple(value.shape)} finite numbers")
+            if name in _POSITIVE and not (value > 0).all():
+                raise ValueError(f"its {name} must be positive")
 
 
 def open_picture(path: str | Path, paper: Callable[[Image], str] = pictures.white) -> Image:

@@ -69,8 +69,9 @@ def _run(settings: Namespace) -> None:
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
         with content_of(checkpoint):
-            data = ImageDataModule.of_checkpoint(content, **changes)
+            ImageDataModule.of_checkpoint(content)
             is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
+        data = ImageDataModule.of_checkpoint(content, **changes)
     elif settings.data.dataset is not None:
         data, is_own = ImageDataModule(**changes), False
     else:

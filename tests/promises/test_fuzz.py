@@ -5,7 +5,9 @@ make fuzz tries for an hour; `pytest tests/promises/test_fuzz.py --fuzz-seed 123
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import random
 import shutil
 import signal
@@ -23,10 +25,10 @@ import pytest
 import torch
 from conftest import contents, ready, write_features, write_idx, write_pictures
 
-from logreg_lightning import ImageDataModule, load
+from logreg_lightning import ImageDataModule, fit, load
 from logreg_lightning.data import idx, npy
 from logreg_lightning.data.pictures import eight_bits, read_picture, to_pixels
-from logreg_lightning.errors import InputError
+from logreg_lightning.errors import InputError, RunError
 from logreg_lightning.fit import main
 from logreg_lightning.runtime import runs
 
@@ -62,6 +64,59 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
                     [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"NaN ", b"1e99"]
                 )
     return bytes(data)
+
+
+ODD: list[Any] = [None, True, -1, 0, 1, 7, 0.5, math.nan, math.inf, 2**70, "", "much", [], [3], {}, {"a": 1}]
+
+
+def places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Each dictionary and list inside with each of its keys, however deep."""
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield content, key
+        yield from places(content[key])
+
+
+def odd_tensor(tensor: torch.Tensor, chance: random.Random) -> torch.Tensor:
+    """The tensor with other numbers, of another type or of another shape."""
+    changed = tensor.clone()
+    match chance.randrange(7):
+        case 0:
+            return torch.zeros_like(tensor)
+        case 1:
+            return tensor.double() if chance.random() < 0.5 else tensor.long()
+        case 2:
+            return tensor.flatten()[: chance.randrange(tensor.numel() + 1)]
+        case 3:
+            return tensor.new_zeros(()).expand(10**6, 10**6)
+        case 4:
+            return tensor.to_sparse() if tensor.ndim else tensor.to("meta")
+        case 5 if tensor.ndim:
+            return tensor.unsqueeze(0) if chance.random() < 0.5 else tensor.T.contiguous()
+    at = chance.randrange(max(1, tensor.numel()))
+    changed.flatten()[at : at + 1] = chance.choice([math.nan, -math.inf, math.inf, -1.0, 0.0, 3e38])
+    return changed
+
+
+def tampered(content: bytes, chance: random.Random) -> bytes:
+    """The checkpoint with one or two things in it changed or missing, saved again as torch saves it."""
+    checkpoint = torch.load(io.BytesIO(content), weights_only=True)
+    for _ in range(chance.randint(1, 2)):
+        # Most keys are Lightning's counters: each of the others is as likely to be hit as all of these.
+        below = chance.choice([checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))])
+        inside, key = chance.choice(list(places(below)) or [(checkpoint, "format")])
+        value = inside[key]
+        if chance.random() < 0.15:
+            del inside[key]
+        elif isinstance(value, torch.Tensor) and chance.random() < 0.8:
+            inside[key] = odd_tensor(value, chance)
+        elif isinstance(value, int | float) and chance.random() < 0.5:
+            inside[key] = chance.choice([-value, value + 1, value * 2, value * 1e30, float(value), str(value)])
+        else:
+            inside[key] = chance.choice(ODD)
+    saved = io.BytesIO()
+    torch.save(checkpoint, saved)
+    return saved.getvalue()
 
 
 # Each writes good files, and yields one of them to damage and what reads it.
@@ -117,9 +172,46 @@ def npy_files() -> Iterator[Reader]:
 
 def checkpoint_files() -> Iterator[Reader]:
     main(["--data.dataset=digits", "--max_epochs=1", "--pictures=false", "--accelerator=cpu"])
-    for name in ("last", "best"):
-        path = runs.LOGS / f"version_0/checkpoints/{name}.ckpt"
-        yield path, lambda path=path: load(path)  # type: ignore[misc]
+    kept, folder = Path("kept"), runs.LOGS / "version_0"
+    shutil.copytree(folder, kept)
+    last = kept / "checkpoints/last.ckpt"
+    begun = learnt(last)
+
+    def use(path: Path) -> None:
+        found = load(path).predict_proba(PIL.Image.linear_gradient("L").resize((8, 8)))
+        assert found.shape == (1, 10) and found.sum() == pytest.approx(1, abs=1e-5)
+
+    def resume(path: Path) -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(kept, folder)
+        shutil.copyfile(path, folder / last.relative_to(kept))
+        before, is_begun_so = contents(folder), learnt(path) == begun
+        try:
+            run = fit("digits", resume=folder, max_epochs=2, accelerator="cpu", pictures=False, verbose=False)
+        except InputError as error:
+            assert str(folder) in str(error) and "\n" not in str(error) and contents(folder) == before
+            raise
+        except RunError as error:
+            assert "training diverged" in str(error) and not is_begun_so
+            return
+        assert run.results["steps"] == 100 and math.isfinite(run.results["test/loss"])
+        # Whatever else was changed: from these weights and this momentum the run ends as it does, or not at all.
+        ends.setdefault(is_begun_so, learnt(folder / last.relative_to(kept)))
+        assert not is_begun_so or ends[True] == learnt(folder / last.relative_to(kept))
+
+    ends: dict[bool, Any] = {}
+    for path in (last, last.with_name("best.ckpt")):
+        yield from ((path, functools.partial(read, path)) for read in (use, resume))
+
+
+def learnt(path: Path) -> list[Any]:
+    """Weights and momentum in a checkpoint; nothing where it cannot be read."""
+    try:
+        checkpoint = torch.load(path, weights_only=True)
+        momentum = [one["momentum_buffer"] for one in checkpoint["optimizer_states"][0]["state"].values()]
+        return [value.tolist() for value in (*checkpoint["state_dict"].values(), *momentum) if value.numel() < 10**6]
+    except Exception:
+        return []
 
 
 def run_files() -> Iterator[Reader]:
@@ -193,7 +285,8 @@ def test_damaged_files_are_read_or_refused(
         for whole, content in good.items():
             if whole == path or number % 50 == 0:
                 whole.write_bytes(content)
-        path.write_bytes(damaged(good[path], chance))
+        damage = tampered if path.suffix == ".ckpt" and chance.random() < 0.8 else damaged
+        path.write_bytes(damage(good[path], chance))
         try:
             with limit(), suppress(InputError):
                 read()

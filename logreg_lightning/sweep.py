@@ -430,8 +430,14 @@ class _Trainings:
             if state is None:
                 heads = Heads(self._models([self.settings[index] for index in indices]), indices)
             else:
-                experiment.data.check_resumable(file, state)
-                heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
+                with checkpoints.content_of(file):
+                    experiment.data.check_resumable(file, state)
+                    checkpoints.check_progress(state, experiment.data.steps_per_epoch, trainer.fit_loop.state_dict())
+                    heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
+                    heads.load_state_dict(state["state_dict"])
+                    heads.on_load_checkpoint(state)
+                    for callback in (curve, saver):
+                        callback.load_state_dict(state["callbacks"][type(callback).__name__])
             if state is None or state["global_step"] < (experiment.run_steps or 0):
                 together = f"{len(indices)} setting{'' if len(indices) == 1 else 's'} at once"
                 which = f", group {group + 1} of {len(self.groups)}," if len(self.groups) > 1 else ""

@@ -33,13 +33,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoints.read(Path(path))
 
 
-def _numbers(content: dict[Any, Any], key: type) -> dict[Any, Any]:
-    """The same, numbers by keys of that type.
+def _numbers(content: dict[Any, Any], key: type, kinds: tuple[type, ...]) -> dict[Any, Any]:
+    """The same, values of these types by keys of that type.
 
     Raises:
         ValueError: it is something else.
     """
-    if not all(type(name) is key and type(value) in (int, float) for name, value in content.items()):
+    if not all(type(name) is key and type(value) in kinds for name, value in content.items()):
         raise ValueError(f"its numbers are {content}")
     return content
 
@@ -99,11 +99,14 @@ class Saver(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.seconds = float(state_dict["best"]), float(state_dict["seconds"])
-        self.validated = _numbers(state_dict["validated"], str)
-        self.earlier = _numbers(state_dict["earlier"], int)
+        # Of several models the best one's, and of each those of training.
+        self.validated = _numbers(
+            state_dict["validated"], str, (float,) if self.best_file is not None else (float, list)
+        )
+        self.earlier = _numbers(state_dict["earlier"], int, (float,))
         if math.isnan(self.best) or not 0 <= self.seconds < math.inf:
             raise ValueError(f"the best accuracy was {self.best}, after {self.seconds} seconds")
-        _numbers(state_dict["events"], str)
+        _numbers(state_dict["events"], str, (int,))
 
     def path(self, name: str) -> Path:
         """Where the file of that name is."""

@@ -471,8 +471,13 @@ class _Trainings:
         """Makes an ordinary run of a setting, once, and tests it."""
         experiment = self.experiment
         assert experiment.folder is not None
-        runs_so_far = _promoted(experiment.folder)
+        runs_so_far, noted_in = _promoted(experiment.folder), experiment.folder / "promoted.json"
         path = runs_so_far.get(str(index))
+        if noted_in.is_file() and not isinstance(runs.read_json(noted_in), dict):
+            print_once(
+                f"{printable(str(noted_in))} is damaged: which run setting {index} had become is not known, so it "
+                "becomes another one"
+            )
         if path is None and str(index) in runs_so_far:
             print_once(f"The run that setting {index} had become is gone: it is made again")
         if path is not None and (results := runs.read_results(path)) is not None:
@@ -494,7 +499,7 @@ class _Trainings:
                 for number, run in runs_so_far.items()
                 if run is not None
             }
-            atomic_write(experiment.folder / "promoted.json", (json_of(noted) + "\n").encode())
+            atomic_write(noted_in, (json_of(noted) + "\n").encode())
         folder = Path(group.trainer.strategy.broadcast(str(path)))
         trainer, saver = group.trainer, Saver(group.curve, settings)
         saver.progress = group.saver.progress

@@ -159,6 +159,8 @@ def as_nobody(workdir: Path) -> Iterator[None]:
         importlib.import_module(name)
     for path in [workdir, *workdir.rglob("*")]:
         os.chown(path, 65534, 65534)
+    for path in workdir.parents:  # pytest's own are root's: nobody would find nothing by a whole path
+        path.chmod(path.stat().st_mode | 0o011)
     os.seteuid(65534)
     try:
         yield

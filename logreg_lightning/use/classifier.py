@@ -203,26 +203,28 @@ def load(run: str | Path) -> Classifier:
     Raises:
         InputError: there is none, or it is not a complete checkpoint of this project's `LogisticRegression`.
     """
-    path = checkpoint_of(str(run))
-    content = read_model(path)
-    settings, state = content["hyper_parameters"], content["state_dict"]
+    content = read_model(checkpoint_of(str(run)))
+    settings, mean = content["hyper_parameters"], content["state_dict"].get("standardizer.mean")
+    weight, bias = _folded(content["state_dict"])
+    backbone = settings.get("backbone")
+    return Classifier(
+        weight,
+        bias,
+        hyperparameters.names_of(len(weight), settings.get("class_names")),
+        hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
+        backbone,
+        None if mean is None else mean.float(),
+        settings.get("pixel_range"),
+    ).eval()
+
+
+def _folded(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float32, as they act on features, of a `LogisticRegression`'s state."""
     values = {name: value.float() for name, value in state.items()}
     mean, scale = values.get("standardizer.mean"), values.get("standardizer.scale")
     scaling = None if mean is None or scale is None else Scaling(mean, scale)
     linear = "linear" if scaling is None else STANDARDIZED_LINEAR
-    weight, backbone = values[f"{linear}.weight"], settings.get("backbone")
-    folded = folded_weights(weight, values[f"{linear}.bias"], scaling, values.get("temperature"))
-    with content_of(path):
-        if not all(part.isfinite().all() for part in folded):
-            raise ValueError("its weights, standardised, are beyond float32")
-    return Classifier(
-        *folded,
-        hyperparameters.names_of(len(weight), settings.get("class_names")),
-        hyperparameters.shape_of(weight.shape[1], settings.get("image_shape"), backbone),
-        backbone,
-        mean,
-        settings.get("pixel_range"),
-    ).eval()
+    return folded_weights(values[f"{linear}.weight"], values[f"{linear}.bias"], scaling, values.get("temperature"))
 
 
 def read_model(path: Path) -> dict[str, Any]:
@@ -249,6 +251,8 @@ def read_model(path: Path) -> dict[str, Any]:
         for name, key in (("standardize", "standardizer.mean"), ("calibrate", "temperature")):
             if settings.get(name, key in state) != (key in state):
                 raise ValueError(f"its {name} and its {key} contradict each other")
+        if not all(part.isfinite().all() for part in _folded(state)):
+            raise ValueError("its weights as they act on pixels or features are beyond float32")
         hyperparameters.names_of(classes, settings.get("class_names"))
         hyperparameters.shape_of(features, settings.get("image_shape"), settings.get("backbone"))
     return content

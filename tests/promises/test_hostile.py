@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,9 @@ from logreg_lightning import ImageDataModule, LogisticRegression, fit, load, swe
 from logreg_lightning.data.pictures import read_picture
 from logreg_lightning.errors import InputError
 from logreg_lightning.fit import main
+from logreg_lightning.sweep import main as sweep_main
 from logreg_lightning.training.experiment import Run
+from logreg_lightning.use.export import main as export
 from logreg_lightning.use.predict import main as predict
 
 SHORT: dict[str, Any] = {"max_steps": 20, "pictures": False, "verbose": False}
@@ -131,16 +134,19 @@ def pixels_of(dataset: str) -> torch.Tensor:
     return ready(ImageDataModule(dataset, image_size=6)).train_dataloader().images.pixels
 
 
-def test_two_data_modules_of_a_folder_have_their_own_pixels(workdir: Path) -> None:
+@pytest.mark.parametrize("sizes", [(4, 9), (9, 4), (6, 6)], ids=str)
+def test_two_data_modules_of_a_folder_have_their_own_pixels(workdir: Path, sizes: tuple[int, int]) -> None:
     write_pictures(Path("pets"), 6)
-    small, large = ImageDataModule("pets", image_size=4, color=False), ImageDataModule("pets", image_size=9, color=True)
+    small, large = (
+        ImageDataModule("pets", image_size=size, color=color) for size, color in zip(sizes, (False, True), strict=True)
+    )
     for data in (small, large):
         data.prepare_data()
     shapes = []
     for data in (small, large):
         data.setup()
         shapes.append(tuple(data.train_dataloader().images.pixels.shape[1:]))
-    assert shapes == [(1, 4, 4), (3, 9, 9)]
+    assert shapes == [(1, sizes[0], sizes[0]), (3, sizes[1], sizes[1])]
 
 
 @pytest.mark.parametrize("age", [1, 10**9, 4 * 10**9])
@@ -223,14 +229,27 @@ def test_data_that_cannot_be_trained_on_is_refused_before(workdir: Path, capsys:
     refused(["--data.dataset=bad", f"--data.root={workdir.parent / 'elsewhere'}"], named, capsys)
 
 
+def a_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+
+
+NO_FILES: dict[str, Callable[[str], None]] = {
+    "pipe": lambda path: os.mkfifo(path),
+    "device": lambda path: os.symlink("/dev/zero", path),  # noqa: PTH211
+    "socket": a_socket,
+}
+
+
 @not_on_windows("there are no pipes with names in folders")
-def test_a_pipe_is_no_picture(workdir: Path) -> None:
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_no_picture(workdir: Path, kind: str) -> None:
     write_pictures(Path("pets"), 6)
-    os.mkfifo("pets/cats/pipe.png")
+    NO_FILES[kind]("pets/cats/odd.png")
     data = ready(ImageDataModule("pets", image_size=6))
-    assert len(data.data.train) == 12 and "pipe.png" in data.describe()
-    with pytest.raises(OSError, match="pipe"):
-        read_picture(Path("pets/cats/pipe.png"))
+    assert len(data.data.train) == 12 and "odd.png" in data.describe()
+    with pytest.raises(OSError, match="a pipe, a socket or a device"):
+        read_picture(Path("pets/cats/odd.png"))
 
 
 @pytest.mark.parametrize("hidden", ["pets/cats", "pets/cats/inside", "pets"])
@@ -249,3 +268,46 @@ def test_a_folder_that_may_not_be_read_is_named(run: Path, capsys: Capsys, hidde
     finally:
         os.seteuid(0)
         Path(hidden).chmod(0o755)
+
+
+CLOSED: dict[str, tuple[str, int, str]] = {
+    "the sweep": ("lightning_logs/sweep_0", 0, "config.yaml"),
+    "the sweep, to be written": ("lightning_logs/sweep_0", 0o500, "config.yaml"),
+    "its heads": ("lightning_logs/sweep_0/checkpoints/group_0.ckpt", 0, "group_0.ckpt"),
+    "their folder": ("lightning_logs/sweep_0/checkpoints", 0, "group_0.ckpt"),
+    "its table": ("lightning_logs/sweep_0/results.csv", 0, "results.csv"),
+    "its runs": ("lightning_logs/sweep_0/promoted.json", 0, "promoted.json"),
+    "the cache": ("data/features", 0, "data/features/"),
+    "what was unpacked": ("data/unpacked", 0, "data/unpacked/"),
+    "where it is exported to": ("closed", 0o500, "closed/page.html"),
+}
+
+
+def test_what_of_a_sweep_may_not_be_used_is_named(workdir: Path, capsys: Capsys, request: Any) -> None:
+    write_pictures(Path("pets"), 8)
+    write_idx(Path("packed"), packed=True)
+    flags = ["--max_epochs=1", "--pictures=false", "--accelerator=cpu"]
+    sweep_main(["--data.dataset=pets", "--data.image_size=6", "--model.lr=0.1,0.2", *flags])
+    main(["--data.dataset=packed", *flags])
+    Path("closed").mkdir()
+    request.getfixturevalue("as_nobody")
+    promote = sweep_main, ["--promote", "0", "lightning_logs/sweep_0"]
+    uses: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
+        "what was unpacked": (main, ["--data.dataset=packed", *flags]),
+        "where it is exported to": (export, ["lightning_logs/version_0", "closed/page.html"]),
+    }
+    other = sweep_main, ["--promote", "1", "lightning_logs/sweep_0"]
+    for kind, (place, mode, named) in CLOSED.items():
+        for command, words in [uses[kind]] if kind in uses else [promote, other]:
+            before, _ = Path(place).stat().st_mode, capsys.readouterr()
+            Path(place).chmod(mode)
+            try:
+                command(words)
+            except SystemExit as ended:
+                [line] = capsys.readouterr().err.splitlines()
+                assert ended.code in (1, 2) and "Permission denied" in line and named in line, (kind, line)
+            else:
+                raise AssertionError((kind, words))
+            finally:
+                Path(place).chmod(before)
+    assert not list(Path().rglob("*.partial"))

@@ -281,6 +281,20 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no curve": (rewritten(callbacks={}), "not a complete checkpoint"),
     "a plain loader's": (rewritten(ImageDataModule=None), "not a complete checkpoint"),
     "more images": (rewritten(ImageDataModule__images=[1, 2, 3]), "its images is"),
+    "another step": (rewritten(global_step=50), "what it counts does not agree"),
+    "another epoch": (
+        rewritten(loops__fit_loop__epoch_progress__current__completed=0),
+        "what it counts does not agree",
+    ),
+    "a loop less": (rewritten(loops__fit_loop={"state_dict": {}}), "not a complete checkpoint"),
+    "another order": (rewritten(ImageDataModule__seed=1), "its seed is 0 in one place and 1 in another"),
+    "another rate": (rewritten(hyper_parameters__lr=0.5), "in one place and 0.5 in another"),
+    "no momentum": (
+        rewritten(optimizer_states=[{"state": {}, "param_groups": GROUP}]),
+        "not a complete checkpoint",
+    ),
+    "a best that is none": (rewritten(callbacks__Saver__best=float("nan")), "the best accuracy was nan"),
+    "sizes that are none": (rewritten(callbacks__Saver__events={"events": "much"}), "its numbers are"),
 }
 
 
@@ -353,6 +367,24 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other parameters": (rewritten(state_dict__more=torch.zeros(1)), "holds no"),
     "other names": (rewritten(hyper_parameters__class_names=["a"]), "has 1 names for"),
     "no settings": (rewritten(hyper_parameters={}), "not a complete checkpoint"),
+    "temperature 0": (rewritten(state_dict__temperature=torch.tensor(0.0)), "its temperature must be positive"),
+    "temperature below 0": (rewritten(state_dict__temperature=torch.tensor(-2.0)), "its temperature must be positive"),
+    "scale 0": (rewritten(**{"state_dict__standardizer.scale": torch.zeros(784)}), "scale must be positive"),
+    "a text": (rewritten(**{f"state_dict__{BIAS}": "much"}), "not a complete checkpoint"),
+    "huge weights": (
+        rewritten(**{"state_dict__standardized_linear.weight": torch.full((10, 784), 3e38)}),
+        "beyond float32",
+    ),
+    "a shape that is no memory's": (
+        rewritten(**{f"state_dict__{BIAS}": torch.zeros(()).expand(10**6, 10**6)}),
+        "has not all of its numbers",
+    ),
+    "another backbone": (rewritten(hyper_parameters__backbone={"name": "nope", "num_features": 784}), "'nope'"),
+    "half a backbone": (rewritten(hyper_parameters__backbone={"name": "timm/a", "num_features": 784}), "last.ckpt is"),
+    "names of another type": (rewritten(hyper_parameters__class_names=[1] * 10), "its class_names is no"),
+    "two dimensions": (rewritten(hyper_parameters__image_shape=[28, 28]), "channels, height and width"),
+    "a range without width": (rewritten(hyper_parameters__pixel_range=[3, 3]), "its pixel_range is no"),
+    "no temperature": (rewritten(hyper_parameters__calibrate=False), "contradict each other"),
     "a directory": (becomes_a_folder, "no checkpoint found at"),
     "a zip of much": (lambda file: zipped(file, {"data.pkl": bytes(10**7)}), "it is compressed"),
     "a sweep's": (rewritten(heads=[]), "is of a sweep: promote"),

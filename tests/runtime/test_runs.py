@@ -31,6 +31,7 @@ from conftest import (
     outcome,
     refused,
     results_of,
+    said_by,
     signalled_in,
 )
 
@@ -196,7 +197,9 @@ def test_damaged_results_are_made_again(workdir: Path, capsys: Capsys, damage: s
         assert results_and_weights(found.best.path) == expected and table.read_bytes() == rows
         assert results_of(found.path)["best"]["run"] == str(found.best.path)
     noted.write_bytes(DAMAGE[damage](noted.read_bytes()))
-    sweep(["--resume", str(found.path)])
+    printed = said_by(sweep, ["--resume", found.path], capsys)
+    assert f"{noted} is damaged: which run setting {results_of(found.path)['best']['index']} had become" in printed
+    assert "is damaged" not in said_by(sweep, ["--resume", found.path], capsys)
     assert results_and_weights(newest()) == expected
 
 

@@ -432,7 +432,9 @@ class _Trainings:
             else:
                 with checkpoints.content_of(file):
                     experiment.data.check_resumable(file, state)
-                    checkpoints.check_progress(state, experiment.data.steps_per_epoch, trainer.fit_loop.state_dict())
+                    if state["validated"] is None:  # else its loops may be where they were at the save before the last
+                        fresh = trainer.fit_loop.state_dict()
+                        checkpoints.check_progress(state, experiment.data.steps_per_epoch, fresh)
                     heads = Heads((LogisticRegression(**parameters) for parameters in state["heads"]), indices)
                     heads.load_state_dict(state["state_dict"])
                     heads.on_load_checkpoint(state)

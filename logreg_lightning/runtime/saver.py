@@ -106,7 +106,8 @@ class Saver(L.Callback):
         self.earlier = _numbers(state_dict["earlier"], int, (float,))
         if math.isnan(self.best) or not 0 <= self.seconds < math.inf:
             raise ValueError(f"the best accuracy was {self.best}, after {self.seconds} seconds")
-        _numbers(state_dict["events"], str, (int,))
+        if min(_numbers(state_dict["events"], str, (int,)).values(), default=0) < 0:
+            raise ValueError("the size of a file of events is below 0")
 
     def path(self, name: str) -> Path:
         """Where the file of that name is."""

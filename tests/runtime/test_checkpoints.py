@@ -294,6 +294,7 @@ BAD_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "not a complete checkpoint",
     ),
     "a best that is none": (rewritten(callbacks__Saver__best=float("nan")), "the best accuracy was nan"),
+    "sizes below 0": (rewritten(callbacks__Saver__events={"events": -1}), "is below 0"),
     "sizes that are none": (rewritten(callbacks__Saver__events={"events": "much"}), "its numbers are"),
 }
 

@@ -154,7 +154,8 @@ def as_nobody(workdir: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    "localhost".encode("idna")  # Python's own files, loaded when first used, may be root's
+    for encoding in ("idna", "cp437"):
+        "localhost".encode(encoding)  # Python's own files, loaded when first used, may be root's
     for name in ("importlib.readers", "sklearn.datasets"):
         importlib.import_module(name)
     for path in [workdir, *workdir.rglob("*")]:

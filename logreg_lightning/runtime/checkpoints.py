@@ -120,7 +120,8 @@ def check_progress(state: dict[str, Any], steps_per_epoch: int, fresh: dict[str,
         and {calls} == {batches["current"][name] for name in ("ready", "started", "processed")}
         and batches["current"]["completed"] in (calls, calls - 1)
         and batches["is_last_batch"] is is_over
-        and {at["epoch"] + 1} == {epochs["ready"], epochs["started"]}
+        and epochs["ready"] == epochs["started"]
+        and epochs["ready"] in (at["epoch"], at["epoch"] + 1)  # one behind once an end at an epoch's was resumed
         and at["epoch"] == state["epoch"] == epochs["completed"]
         and epochs["processed"] in (at["epoch"], at["epoch"] + is_over)
     ):

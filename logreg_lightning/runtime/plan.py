@@ -95,7 +95,8 @@ class Plan:
         Where a validation follows, it is saved at that one's end, and at an epoch's end see `is_epoch_end_save`.
         """
         # Resumed from here, Lightning would skip a validation or an epoch's end that follows this batch.
-        return self.is_point(step) and not self.is_validation(step) and not self.is_epoch_end(step)
+        at_end = step == self.max_steps  # of the whole training, whose last epoch's end is nothing more
+        return self.is_point(step) and not self.is_validation(step) and (at_end or not self.is_epoch_end(step))
 
     def is_epoch_end_save(self, step: int) -> bool:
         """Whether the run is saved when the epoch that ends with `step` is over."""

@@ -35,8 +35,8 @@ class Model(Protocol):
 
 EPS = torch.finfo(torch.float32).eps
 
-EPOCHS, STEPS = 10, 2000
-"""Passes over the training images, and optimiser steps that they make at least."""
+EPOCHS, STEPS, MOST_EPOCHS = 10, 2000, 200
+"""Passes over the training images, and optimiser steps that they make at least, but of few images in so many passes."""
 
 BATCH_SIZES = (8, 200)
 """The smallest and the largest batch; between them an epoch has 50."""
@@ -70,8 +70,13 @@ def batch_size(images: int, classes: int = 0) -> int:
 
 
 def epochs(steps_per_epoch: int, max_steps: int) -> int:
-    """Passes over the training images: ten, or as many as make 2,000 optimiser steps, or as `max_steps` needs."""
-    return math.ceil(max_steps / steps_per_epoch) if max_steps > 0 else max(EPOCHS, math.ceil(STEPS / steps_per_epoch))
+    """Passes over the training images: as `max_steps` needs, or ten, or as many, up to 200, as make 2,000 steps.
+
+    The limit is for less than 80 images, of which Lightning's epochs would take far longer than their few steps.
+    """
+    if max_steps > 0:
+        return math.ceil(max_steps / steps_per_epoch)
+    return min(max(EPOCHS, math.ceil(STEPS / steps_per_epoch)), MOST_EPOCHS)
 
 
 def balanced(class_counts: Tensor) -> Tensor:

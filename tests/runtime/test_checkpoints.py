@@ -34,6 +34,7 @@ from conftest import (
     not_on_windows,
     outcome,
     refused,
+    results_of,
     signalled_in,
     state,
     typed,
@@ -115,6 +116,16 @@ def test_a_run_that_grew_equals_a_long_one(workdir: Path, first: str, then: str)
     assert state(run) == state(whole)
     for tag in ("val/accuracy", "val/loss", "train/loss", "train/accuracy"):
         assert curves(run)[tag] == curves(whole)[tag]
+
+
+def test_an_end_is_saved_where_an_epoch_ends_and_no_validation_is_due(workdir: Path) -> None:
+    flags = ["--data.dataset=mnist", "--data.batch_size=4", "--model.schedule=constant", "--val_check_interval=60"]
+    whole = state(fit(*flags, "--max_steps=675"))
+    run = fit(*flags, "--max_steps=405")
+    for steps in (405, 540, 675):
+        run = fit("--resume", "last", f"--max_steps={steps}")
+        assert read(run / "checkpoints" / "last.ckpt")["global_step"] == results_of(run)["steps"] == steps
+    assert {**state(run), "loops": ""} == {**whole, "loops": ""}  # in which Lightning counts otherwise
 
 
 def test_a_longer_cosine_is_entered_where_the_run_is(workdir: Path, capsys: Capsys) -> None:

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from logreg_lightning.model import LogisticRegression
 from logreg_lightning.use import figures
+from logreg_lightning.use.labels import labels
 
 TAGS = {
     "model/weights",
@@ -76,7 +77,7 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 def test_names_are_inside_the_figure_and_side_by_side(names: tuple[str, ...]) -> None:
     torch.manual_seed(0)
     probabilities, targets = torch.rand(60, len(names)).softmax(1), torch.randint(len(names), (60,))
-    shown = figures.labels(names)
+    shown = labels(names)
     lines = [f"{name}\ntaken for {name}, 100%" for name in shown[:10]]
     drawn = {
         "weights": figures.weights(LogisticRegression(784, len(names)), names),
@@ -86,7 +87,7 @@ def test_names_are_inside_the_figure_and_side_by_side(names: tuple[str, ...]) ->
     }
     for kind, figure in drawn.items():
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+        canvas.draw()  # type: ignore[no-untyped-call]
         box, axes = figure.bbox.padded(1), figure.axes[0]
         texts = [text for text in figure.findobj(Text) if any(name in text.get_text() for name in shown)]
         assert len(texts) >= len(lines)

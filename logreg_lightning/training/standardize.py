@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-SAMPLE = 4000
-"""Images that are kept for what needs them all at once."""
+SAMPLE, SAMPLE_OF_CLASS = 4000, 20
+"""Images that are kept for what needs them all at once; of many classes, so many of each in the mean."""
 
-SAMPLE_VALUES = 2**24
-"""Values that are kept at most: of very large images fewer are."""
+SAMPLE_VALUES = 2**21, 2**24
+"""Values of images that are kept at least, and at most: of small images more are, of very large ones fewer."""
 
 CHUNK = 256
 """Images that are looked at together: float32 adds up so many squares of 0 to 255 without rounding."""
@@ -90,7 +90,8 @@ class TrainingStatistics:
         class_counts: int64 (classes,), images of each class.
         mean: float64 (features,).
         scale: float64 (features,), what a feature is multiplied by once its mean is subtracted.
-        sample: uint8 or float (n, features), at most 4,000 of the images, each as likely as any other.
+        sample: uint8 or float (n, features), 4,000 of the images, 20 a class or as many as have 2 million values,
+            whichever is most, but at most 17 million values; each as likely as any other.
         sample_labels: int64 (n,).
     """
 
@@ -133,7 +134,8 @@ def training_statistics(
             count += len(chunk)
         # The images with the smallest of random numbers are a fair sample of a stream of any length.
         drawn = torch.rand(len(images), dtype=torch.float64, generator=generator)
-        most = max(1, min(SAMPLE, SAMPLE_VALUES // images.shape[1]))
+        least, limit = (values // images.shape[1] for values in SAMPLE_VALUES)
+        most = max(1, min(max(SAMPLE, SAMPLE_OF_CLASS * num_classes, least), limit))
         near = drawn < keys.max() if len(keys) == most else torch.ones_like(drawn, dtype=torch.bool)
         if near.any():
             keys = torch.cat([keys, drawn[near]])

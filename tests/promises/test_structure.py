@@ -19,7 +19,10 @@ LAYERS = (
     ("runtime",),
     ("data",),
     ("features",),
-    tuple(f"training.{name}" for name in ("metrics", "standardize", "initialize", "hyperparameters", "validation"))
+    tuple(
+        f"training.{name}"
+        for name in ("metrics", "standardize", "optimum", "initialize", "hyperparameters", "validation")
+    )
     + tuple(f"use.{name}" for name in ("classifier", "page", "advice", "labels")),
     ("model", "datamodule"),
     (

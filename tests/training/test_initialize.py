@@ -196,7 +196,8 @@ def test_penalties_suit_the_features() -> None:
     found = []
     for values in (rows, mixed):
         x = StandardScaler().fit_transform(values)
-        variance = initialize.prior_variance(torch.from_numpy(x[:1000]).float(), torch.from_numpy(labels[:1000]))
+        features, classes = torch.from_numpy(x[:1000]).float(), torch.from_numpy(labels[:1000])
+        variance, _ = initialize.prior_variance(features, classes, torch.ones(10))
         lengths = (x[:1000] ** 2).sum(1).mean()
 
         def score(variance: float, x: NDArray[np.float64] = x, lengths: float = lengths) -> float:
@@ -207,3 +208,40 @@ def test_penalties_suit_the_features() -> None:
         assert score(variance) > best - 0.015  # one and a half standard errors of 2,000 rows
         found.append(variance)
     assert found[0] < 3 and found[1] > 30
+
+
+@pytest.mark.parametrize("of_class", [2, 3])
+def test_few_rows_of_a_class_are_judged_by_balanced_ones(of_class: int) -> None:
+    """Independent features want a strong penalty; where a class lacks the row held out, a bias speaks against it."""
+    rng = np.random.default_rng(0)
+    centres, labels = 0.35 * rng.normal(size=(20, 256)), np.arange(4000) % 20
+    rows = torch.from_numpy(centres[labels] + rng.normal(size=(4000, 256))).float()
+    few, classes = 20 * of_class, torch.from_numpy(labels)
+    variance, temperature = initialize.prior_variance(rows[:few], classes[:few], torch.ones(20))
+    assert variance <= 1 and temperature < 0.5
+
+
+def test_of_one_row_a_class_nothing_is_learnt_about_the_penalty() -> None:
+    rows = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    assert initialize.prior_variance(rows, torch.arange(20), torch.ones(20)) == (initialize.PRIOR_VARIANCE, 1.0)
+
+
+def test_where_none_are_held_out_the_temperature_is_that_of_cross_validation(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """8 rows a class: the strong penalty that suits them makes a model that is not sure enough of itself."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    centres = 0.35 * rng.normal(size=(20, 256))
+    for part, count in (("train", 160), ("test", 1000)):
+        labels = np.arange(count) % 20
+        np.save(f"{part}_labels.npy", labels)
+        np.save(f"{part}_features.npy", (centres[labels] + rng.normal(size=(count, 256))).astype(np.float32))
+    run = fit_in_python(tmp_path, max_epochs=50, pictures=False, verbose=False)
+    assert run.results["temperature"] < 0.5
+    scikit = ScikitLogisticRegression(C=0.01, max_iter=2000)  # the best of 0.0001 to 1000 by its accuracy
+    train, test = (np.load(f"{part}_features.npy") for part in ("train", "test"))
+    scikit.fit(StandardScaler().fit_transform(train), np.arange(160) % 20)
+    scores = scikit.predict_proba(StandardScaler().fit(train).transform(test))
+    assert run.results["test/loss"] < log_loss(np.arange(1000) % 20, scores) / 2
+    assert run.results["test/accuracy"] > (scores.argmax(1) == np.arange(1000) % 20).mean() - 0.01

@@ -69,6 +69,7 @@ def test_equal_images_are_left_as_they_are() -> None:
 
 def test_the_sample_is_fair_and_keeps_its_labels(monkeypatch: Patch) -> None:
     monkeypatch.setattr(standardize, "SAMPLE", 500)
+    monkeypatch.setattr(standardize, "SAMPLE_VALUES", (0, 2**24))
     numbers = torch.arange(20_000)
     images = torch.stack([numbers % 256, numbers // 256], 1).to(torch.uint8)
     found = training_statistics(batches(images, numbers // 2000, 700), 10)

@@ -69,8 +69,9 @@ def _run(settings: Namespace) -> None:
     changes = {name: value for name, value in vars(settings.data).items() if value is not None}
     if "ImageDataModule" in content:
         with content_of(checkpoint):
-            ImageDataModule.of_checkpoint(content)
-            is_own = changes.get("dataset") in (None, content["ImageDataModule"]["dataset"])
+            ImageDataModule.of_checkpoint(content, dataset="auto")  # its own may lie elsewhere by now
+            own = content["ImageDataModule"]["dataset"]
+            _, is_own = Path(own), changes.get("dataset") in (None, own)
         data = ImageDataModule.of_checkpoint(content, **changes)
     elif settings.data.dataset is not None:
         data, is_own = ImageDataModule(**changes), False

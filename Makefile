@@ -32,7 +32,7 @@ test: setup  ## format, lint, types and all tests
 
 N ?= 100
 soak: setup  ## stop N real runs at random moments, resume them, count differences: make soak N=100
-	$(BIN)/python -m pytest tests/promises/test_kills.py -n 0 --kills $(N) $(ARGS)
+	$(BIN)/python -m pytest tests/promises/test_kills.py -n 0 -o faulthandler_timeout=0 --kills $(N) $(ARGS)
 
 fuzz: setup  ## read damaged files of every kind for an hour: none may end in a traceback or hang
 	$(BIN)/python -m pytest tests/promises/test_fuzz.py -n 0 --fuzz-seconds 510 $(ARGS)

@@ -23,7 +23,19 @@ from torchvision.datasets import MNIST  # noqa: E402
 from benchmarks.measure import machine  # noqa: E402
 from benchmarks.report import paste  # noqa: E402
 
-ON_CPU = ["recipe", "to_92", "command", "size", "evaluate", "threads", "images", "features", "backbones", "sweep"]
+ON_CPU = [
+    "recipe",
+    "to_92",
+    "command",
+    "size",
+    "evaluate",
+    "threads",
+    "step",
+    "images",
+    "features",
+    "backbones",
+    "sweep",
+]
 NO_GPU = "torch finds no CUDA device here, so there is nothing to measure."
 
 
@@ -48,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         print(NO_GPU)
         return
     names, root = [given.only] if given.only else ON_CPU + ["gpu"] * gpu, str(Path(given.root).resolve())
-    if {*names} - {"features", "backbones"}:
+    if {*names} - {"step", "features", "backbones"}:
         try:
             MNIST(root, download=True)
         except (OSError, RuntimeError) as error:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import Capsys, Patch, contents, said_by
 
-from benchmarks import images, measure, report, threads
+from benchmarks import images, measure, report, step, threads
 from benchmarks import run as command
 from logreg_lightning.data.pictures import read_picture
 from logreg_lightning.fit import main as fit
@@ -31,6 +31,7 @@ PARTS = {
     "recipe": {"(a) the tutorial's loop", "(b) stock Lightning", "(c) bare loop", "(d) this project"},
     "size": {"600", "1200"},
     "evaluate": {"this project"},
+    "step": {step.name_of(*size) for size in step.SIZES},
     "images": {
         *("mnist", "digits", images.JPEGS, images.INVERTED, images.TINTS, images.RARE, images.FEW),
         *(images.COMMON, images.SCALES, images.OVERLAPPING, images.MANY, images.CORRELATED, images.FEW_ROWS),

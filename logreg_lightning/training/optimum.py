@@ -41,8 +41,13 @@ class Optimum:
     """
 
     def __init__(self, rows: Tensor, labels: Tensor, classes: int, shares: Tensor) -> None:
-        exact = rows.double()  # in float32 the eigenvalues of features that depend on each other may not converge
-        self.moment, self.axes = (part.to(rows.dtype) for part in torch.linalg.eigh(exact.T @ exact / len(rows)))
+        moment = rows.T @ rows / len(rows)
+        try:
+            self.moment, self.axes = torch.linalg.eigh(moment)
+        except (
+            torch.linalg.LinAlgError
+        ):  # in float32, of features that depend on each other; float64 takes thrice as long
+            self.moment, self.axes = (part.to(rows.dtype) for part in torch.linalg.eigh(moment.double()))
         self.rows, self.shares = rows @ self.axes, shares
         self.index = labels.view(1, -1, 1).expand(len(shares), -1, 1)
         self.weight = rows.new_zeros(len(shares), classes, rows.shape[1])

@@ -44,9 +44,7 @@ class Optimum:
         moment = rows.T @ rows / len(rows)
         try:
             self.moment, self.axes = torch.linalg.eigh(moment)
-        except (
-            torch.linalg.LinAlgError
-        ):  # in float32, of features that depend on each other; float64 takes thrice as long
+        except RuntimeError:  # of features that depend on each other; float64, which finds them, takes thrice as long
             self.moment, self.axes = (part.to(rows.dtype) for part in torch.linalg.eigh(moment.double()))
         self.rows, self.shares = rows @ self.axes, shares
         self.index = labels.view(1, -1, 1).expand(len(shares), -1, 1)

@@ -5,6 +5,7 @@ make fuzz tries for an hour; `pytest tests/promises/test_fuzz.py --fuzz-seed 123
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import math
@@ -113,7 +114,7 @@ def tampered(content: bytes, chance: random.Random) -> bytes:
         elif isinstance(value, int | float) and chance.random() < 0.5:
             inside[key] = chance.choice([-value, value + 1, value * 2, value * 1e30, float(value), str(value)])
         else:
-            inside[key] = chance.choice(ODD)
+            inside[key] = copy.deepcopy(chance.choice(ODD))
     saved = io.BytesIO()
     torch.save(checkpoint, saved)
     return saved.getvalue()

@@ -1,5 +1,6 @@
 """An optimiser step of features of few and many classes: this project's, autograd's, and its two matrix products."""
 
+import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -50,9 +51,8 @@ def milliseconds(turns: int) -> dict[str, Figures]:
         plain = nn.Linear(features, classes)
         optimizer = torch.optim.SGD(plain.parameters(), 0.01, 0.9, weight_decay=1e-3)
         batches = list(zip(torch.split(images, batch), torch.split(labels, batch), strict=True))
-        ours = partial(sgd(model, model.configure_optimizers(), 1), steps, [0.01] * 4)
         runs: dict[str, Callable[[], Any]] = {
-            OURS: ours,
+            OURS: partial(sgd(model, model.configure_optimizers(), 1), steps, [0.01] * 4),
             PLAIN: partial(autograd, plain, optimizer, batches),
             PRODUCTS: partial(products, plain.weight.data, batches),
         }
@@ -61,14 +61,13 @@ def milliseconds(turns: int) -> dict[str, Figures]:
             for _ in range(turns):
                 for name, run in runs.items():
                     times[name].append(1000 * seconds_a_step(run, 4, 5))
-        found[name_of(features, classes, batch)] = {
-            name: sorted(of_run)[len(of_run) // 2] for name, of_run in times.items()
-        }
+        medians = {name: statistics.median(of_run) for name, of_run in times.items()}
+        found[name_of(features, classes, batch)] = medians
     return found
 
 
 def measure(root: str, repeats: int, quick: bool) -> Measured:
-    calls = in_turns({"a step": (in_a_process, milliseconds, 1 if quick else 15)}, repeats)["a step"]
+    calls = in_turns({"a step": (in_a_process, milliseconds, 1 if quick else 3)}, repeats)["a step"]
     return {name: [sizes[name] for sizes in calls] for name in calls[0] if name != "whole"}
 
 

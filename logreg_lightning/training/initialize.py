@@ -34,8 +34,6 @@ class Model(Protocol):
     needs_data: bool
 
 
-EPS = torch.finfo(torch.float32).eps
-
 EPOCHS, STEPS, MOST_EPOCHS = 10, 2000, 200
 """Passes over the training images, and optimiser steps that they make at least, but of few images in so many passes."""
 

@@ -37,7 +37,6 @@ class Optimum:
     Attributes:
         weight: float (heads, K, features), in coordinates of its own; zeros at first.
         bias: float (heads, K).
-        steps: How many were made.
     """
 
     def __init__(self, rows: Tensor, labels: Tensor, classes: int, shares: Tensor) -> None:
@@ -50,7 +49,6 @@ class Optimum:
         self.index = labels.view(1, -1, 1).expand(len(shares), -1, 1)
         self.weight = rows.new_zeros(len(shares), classes, rows.shape[1])
         self.bias = rows.new_zeros(len(shares), classes)
-        self.steps = 0
         self._moves: list[Tensor] = []
         self._bends: list[Tensor] = []  # changes of the gradient, but for the penalty's
 
@@ -97,7 +95,7 @@ class Optimum:
             following = self._gradient(log_probs) + decay * at
             self._moves = [*self._moves, move][-MEMORY:]
             self._bends = [*self._bends, following - gradient - decay * move][-MEMORY:]
-            objective, gradient, self.steps = found, following, self.steps + 1
+            objective, gradient = found, following
         self.weight, self.bias = at[..., :-1].contiguous(), at[..., -1].contiguous()
         return logits
 

@@ -19,9 +19,10 @@ function digitToPixels(image) {
 }
 
 // Whether a picture is already what `placed` makes, as MNIST's own images are.
-function isPlaced({ values, width, height }) {
+function isPlaced(grey) {
+  const { values, width, height } = grey;
   if (width !== WIDTH || height !== HEIGHT) return false;
-  const box = boxOf({ values, width, height });
+  const box = boxOf(grey);
   if (box === null) return false;
   const sum = total(values);
   let [across, down] = [0, 0];
@@ -216,8 +217,9 @@ function components({ values, width, height }) {
 }
 
 // The parts of a mask: of each, from 0, its pixels, those at its outline, ink, greatest ink, and box; and each pixel's.
-function partsOf({ values, width, height }, { values: amounts }) {
-  const [labels, count] = components({ values, width, height });
+function partsOf(mask, { values: amounts }) {
+  const { values, width, height } = mask;
+  const [labels, count] = components(mask);
   const parts = Array.from({ length: count }, () => (
     { area: 0, outline: 0, mass: 0, peak: 0, left: width, top: height, right: -1, bottom: -1 }
   ));
